@@ -6,11 +6,10 @@ Gradients come from three sources:
     compiled   an op of the backward graph ────┘    of one micro-batch      ├──► rule
     by hand    param.grad, found in step() ────────► sum of the mini-batch ─┘
 
-The hook of a parameter is also called after a compiled backward. If the graph has folded the
-gradient, the hook then finds none. If the gradient is not complete (`waits`), the hook leaves it in
-`.grad`: `absorb_held`, a later backward or step() folds it. A graph may also carry out the rule by
-kernels of its own (`formulas`). Then no gradient reaches `absorb`, and the caller of the graph
-counts the folds (`count_folds`).
+The hook of a parameter is also called after a compiled backward, and finds no gradient if the graph
+has folded it. If the gradient is not complete (`waits`), the hook leaves it in `.grad`:
+`absorb_held`, a later backward or step() folds it. A graph may also carry out the rule by kernels
+of its own (`formulas`): then the caller of the graph counts the folds (`count_folds`).
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class AbsorbingOptimizer(RuledOptimizer):
     """The part of `FoldingOptimizer` that absorbs gradients. `FoldingOptimizer` adds step()."""
 
     def __init__(self, params: ParamsT, *args: Any, **values: Any) -> None:
-        # returns whether the gradient of a parameter has to stay in .grad; None: no gradient has to
+        # returns whether a parameter's gradient has to stay in .grad; None if no gradient has to
         self.more_to_come: Callable[[Tensor], bool] | None = None
         self.mini_batches = 0  # number of mini-batches that have ended or were dropped
         self._folded: dict[Tensor, int] = {}  # parameter -> count of folds in this mini-batch
@@ -68,18 +67,19 @@ class AbsorbingOptimizer(RuledOptimizer):
             SecondBackwardError: the parameter has had all its gradients of this mini-batch.
             SparseGradientError: the gradient is sparse.
             DataParallelError: DistributedDataParallel wraps a parameter.
-            HyperparameterError: as `look_at_groups`; or a state of the parameter lies in a file,
-                and the optimizer has a process group.
-            MidBatchError: as `look_at_groups`.
-            TransferError: a state could not be read from its file, or written to it.
+            HyperparameterError: a value of an edited group is out of its range; or a state of the
+                parameter lies in a file, and the optimizer has a process group.
+            MidBatchError: within a mini-batch, an edited group needs other states.
+            RanksDifferError: a state that all ranks take from rank 0 does not come.
+            TierFullError, TransferError: the disk that holds the states is full, or fails.
         """
         self.absorb_all([(param, grad)])
 
     def waits(self, param: Tensor) -> bool:
         """Returns whether a parameter's gradient has to stay in `.grad`, and not be folded yet.
 
-        For example, another backward may be about to add to the gradient. Remembers the parameter
-        for `absorb_held`.
+        For example, another backward may be about to add to the gradient. Then remembers the
+        parameter, so that `absorb_held` folds the gradient later.
         """
         waits = self.more_to_come is not None and self.more_to_come(param)
         if waits:
@@ -92,7 +92,7 @@ class AbsorbingOptimizer(RuledOptimizer):
         """Folds the gradients that had to stay in `.grad` (`waits`). Raises what `absorb` raises.
 
         Each counts as the gradient of one micro-batch. Called before the next forward, and by
-        step(). Does nothing in mode "release": there a later backward or step() absorbs them.
+        step(). In mode "release", does nothing: a later backward or step() absorbs the gradients.
         """
         if not self.writes_parameters:
             while self._incomplete:
@@ -118,7 +118,7 @@ class AbsorbingOptimizer(RuledOptimizer):
         """Folds several (parameter, gradient) pairs as `absorb` does, in fewer kernel calls.
 
         loaded: by name, state tensors that a compiled graph has read from a file and will write
-            back. If there are any, `gradients` has one pair only.
+            back. If there are any, `gradients` has only one pair, whose states they are.
         """
         if not self._folded:
             self._begin()
@@ -131,8 +131,8 @@ class AbsorbingOptimizer(RuledOptimizer):
         """Folds the gradient of some rows of a parameter.
 
         The whole gradient counts as folded when the caller has passed each row once, in any order.
-        If the gradient can no longer be folded by rows (`_begin_rows`), its blocks are collected in
-        memory, and the whole gradient is folded when all of them have come.
+        If the gradient can no longer be folded by rows, for example because clipping needs it
+        whole, its blocks are collected in memory, and it is folded when all of them have come.
 
         Args:
             param: the parameter.
@@ -142,7 +142,8 @@ class AbsorbingOptimizer(RuledOptimizer):
         Raises:
             SecondBackwardError: these rows have come already, or the parameter has had all its
                 gradients of this mini-batch.
-            DataParallelError, HyperparameterError, MidBatchError, TransferError: as `absorb`.
+            OptimizerError: edited groups are refused, or DistributedDataParallel wraps a parameter.
+            TransferError: the gradient is folded whole, and a state's file cannot be read, say.
         """
         blocks = self._blocks
         if blocks.has(param, start):
@@ -176,7 +177,8 @@ class AbsorbingOptimizer(RuledOptimizer):
             folds, such as with clipping, on several ranks, or by a rule without formulas.
 
         Raises:
-            SecondBackwardError, DataParallelError, HyperparameterError, MidBatchError: as `absorb`.
+            SecondBackwardError: a parameter has had all its gradients of this mini-batch.
+            OptimizerError: edited groups are refused, or DistributedDataParallel wraps a parameter.
         """
         if not self._folded:
             self._begin()
@@ -186,7 +188,7 @@ class AbsorbingOptimizer(RuledOptimizer):
         if clips or not alone or any(p not in self._members.places for p in params):
             return None
         rules = [self.rule_of(p) for p in params]
-        if self._may_differ:  # a group's values have changed since its states were made
+        if self._may_differ:  # `rule_of` has made a new rule: a group's values have changed
             self.look_at_groups()
         scale = None if self.writes_parameters else 1 / self.micro_batches
         found = [
@@ -212,10 +214,9 @@ class AbsorbingOptimizer(RuledOptimizer):
     def _begin_rows(self, param: Tensor) -> None:
         """Prepares for the first rows of a gradient: decides whether its blocks have to be joined.
 
-        They have to if, since the backward was compiled, the parameter has left the optimizer, its
-        states were moved to a file, or its fold has come to need the whole gradient, as clipping
-        does. Otherwise raises SecondBackwardError if the parameter has had all its gradients of the
-        mini-batch.
+        They have to if, since the backward was compiled, the parameter has left the groups, its
+        states have moved to a file, or its fold needs the whole gradient now, such as for clipping.
+        If not, raises SecondBackwardError if the mini-batch has had all gradients of the parameter.
         """
         if not self._folded:
             self._begin()
@@ -247,7 +248,7 @@ class AbsorbingOptimizer(RuledOptimizer):
             if grad.layout is not torch.strided:
                 raise refusals.sparse(self._members.name(param), type(self).__name__)
             rule = self.rule_of(param)
-            if self._may_differ:  # a group's values have changed since its states were made
+            if self._may_differ:  # `rule_of` has made a new rule: a group's values have changed
                 self.look_at_groups()
             state = self.state_of(param)
             if is_stored(state):
@@ -270,7 +271,7 @@ class AbsorbingOptimizer(RuledOptimizer):
         self._send_complete()
 
     def _send_complete(self) -> None:
-        """Sends large states to the other ranks, if all gradients are folded in (`early_sends`)."""
+        """Sends large states to other ranks, if no gradient of the mini-batch will change them."""
         if self._early is not None:
             folded, most = self._folded, self.micro_batches
             self._early.go_on(self, lambda param: folded.get(param) == most)
@@ -283,14 +284,14 @@ class AbsorbingOptimizer(RuledOptimizer):
         return self._clipping.clipped(state, grad, self._factor)
 
     def _begin(self) -> None:
-        """Begins a mini-batch: fits the states to edited groups, and looks for ranks that train.
+        """Begins a mini-batch: fits the states to edited groups, and checks data-parallel training.
 
         Remembers the values that the backward uses: step() warns if they have changed by then.
         Warns if several ranks train and nothing sums their gradients before they are folded. Runs
         before every gradient until the first one of the mini-batch is folded.
 
         Raises:
-            HyperparameterError, MidBatchError: as `look_at_groups`.
+            HyperparameterError, MidBatchError: the rules or states do not allow a user's edit.
             DataParallelError: DistributedDataParallel wraps a parameter.
         """
         self.look_at_groups()

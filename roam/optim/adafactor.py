@@ -60,11 +60,15 @@ class AdafactorRule(FactoredRule):
 
 
 def _update(p: Tensor, row: Tensor, col: Tensor, g: Tensor, numbers: Tensor) -> None:
-    """Updates the matrix p by its gradient g. `elements.matrix_update` tells the shapes.
+    """Updates a matrix p [n, m] by its gradient g, in place, as the docstring of `Adafactor` says.
 
-    row, col: tensors whose product is 1 / √v (`factored.roots`).
-    numbers: the limit on 1 / √v, ε2, min(lr, 1/√t), d, and 1 - lr λ, in this order. The symbols are
-        those of `Adafactor`.
+    Each row is cut into pieces of ROW elements (`elements`).
+
+    p, g: of shape [n, m / ROW, ROW].
+    row, col: of shapes [n, 1, 1] and [1, m / ROW, ROW]. Their product is 1 / √v, where v is the
+        second moment.
+    numbers: the limit on 1 / √v; the least RMS of p that counts, ε2; the learning rate min(lr,
+        1/√t) of step t; the RMS d that the update may have; and 1 - lr λ, for the weight decay λ.
     """
     limit, least, rate, d, kept = numbers.unbind()
     u = g * torch.minimum(row * col, limit)
@@ -74,7 +78,7 @@ def _update(p: Tensor, row: Tensor, col: Tensor, g: Tensor, numbers: Tensor) -> 
 
 
 UPDATE = OnePass(_update)
-# names of the states within this file -> their names in the optimizer's state, which are torch's
+# names that `factored` gives the second moments -> their names in the state, as in torch.optim
 NAMES = {"v": "variance", "v_row": "row_var", "v_col": "col_var"}
 
 
@@ -87,15 +91,15 @@ class Adafactor(FoldingOptimizer):
     g is the gradient, t the number of the step, and λ the weight decay. r and c are running means
     of g² over columns and over rows, with β2 = 1 - t^beta2_decay. ε1 takes the place of √v where √v
     is smaller. The states of a matrix have one value for each row and column, so they take next to
-    no memory. A vector has v itself, with one value for each element. Only mode "release".
+    no memory. A vector has v itself, with one value for each element. There is only mode "release".
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.
         lr, beta2_decay, eps, d, weight_decay: as in torch.optim.Adafactor. `eps` is (ε1, ε2), and
             ε1 = None takes the eps of the parameter's dtype. (The Adafactor of the library
             transformers places ε1 elsewhere, and has other default values.)
-        mode: "release".
-        max_norm, clip_by: as in AdamA.
+        mode: "release": the backward updates each parameter when its gradient is complete.
+        max_norm, clip_by: the limit on the norm of gradients, and which norm counts (see `AdamA`).
 
     Raises:
         HyperparameterError: a value is out of its range, or the mode is not "release".

@@ -53,14 +53,14 @@ class AdaLomo(FoldingOptimizer):
     g is the gradient, t the number of the step, and λ the weight decay. r and c are running means
     of g² + ε1 over columns and over rows, with β2 = 1 - t^decay_rate. The states of a matrix have
     one value for each row and column, so they take next to no memory. A vector has v itself, with
-    one value for each element. Only mode "release".
+    one value for each element. There is only mode "release".
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.
         lr, eps, clip_threshold, decay_rate, weight_decay: as in the authors' package, lomo-optim.
             `eps` is (ε1, ε2).
-        mode: "release".
-        max_norm, clip_by: as in AdamA.
+        mode: "release": the backward updates each parameter when its gradient is complete.
+        max_norm, clip_by: the limit on the norm of gradients, and which norm counts (see `AdamA`).
 
     Raises:
         HyperparameterError: a value is out of its range, or the mode is not "release".

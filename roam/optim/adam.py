@@ -1,8 +1,9 @@
-"""Defines what the rules of Adam and its variants share: their values, and parts of the update.
+"""Defines what the rules of Adam and its variants share: lr, betas, eps, and parts of the update.
 
 p -= lr m / (1 - β1^t) / (√(v / (1 - β2^t)) + ε)        (arXiv 1412.6980, algorithm 1)
 
-Each rule adds its own weight decay.
+m and v are the first and the second moment of parameter p, and t is the number of the update. Each
+rule adds its own weight decay.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from roam.optim.fold import AccumulatingRule, are_rates
 
 @dataclass(frozen=True)
 class AdamRule(AccumulatingRule):
-    """A rule with Adam's values, and checks of their ranges. Subclasses define the update."""
+    """A rule with Adam's hyperparameters, whose ranges it checks. Subclasses define the update."""
 
     lr: float | Tensor = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
@@ -33,10 +34,16 @@ class AdamRule(AccumulatingRule):
         )
 
     def corrections(self, step: int) -> tuple[float, float]:
-        """Returns the divisors that correct the bias of m and v at update `step`, from 1."""
+        """Returns the divisors that correct the bias of Adam's moments: 1 - β1^step, 1 - β2^step.
+
+        step: the number of the update, from 1.
+        """
         beta1, beta2 = self.betas
         return 1 - float(beta1) ** step, 1 - float(beta2) ** step
 
     def denominator(self, v: Tensor, correction2: float) -> Tensor:
-        """Returns the denominator of the update, √(v / correction2) + ε, in new memory."""
+        """Returns the denominator of Adam's update, √(v / correction2) + ε, in new memory.
+
+        v is the second moment, and `correction2` the divisor that corrects its bias.
+        """
         return v.sqrt().mul_(1 / math.sqrt(correction2)).add_(self.eps)

@@ -75,8 +75,9 @@ def _shared(owner: Owner, heads: int) -> Shared:
 class AdamMiniRule(SlimRule):
     """SlimAdamA's rule, in which the rows of a head may share a second moment.
 
-    heads: as in `Shared`. If it is not 0, `fold` and `apply` view the gradient, the parameter and
-        its states as matrices with one row for each head.
+    heads: if not 0, the rows are cut into this many equal parts, one for each attention head, and
+        all elements of a part share a second moment. Then `fold` and `apply` view the gradient, the
+        parameter and its states as matrices with one row for each head.
     """
 
     heads: int = 0
@@ -148,7 +149,7 @@ class AdamMini(SlimAdamA):
         params: named parameters, `model.named_parameters()`, or groups of those.
         rules: by name of a parameter, which elements share a second moment:
             `mini_rules(model, heads)`. A parameter without a rule is treated as in AdamA.
-        lr, betas, ...: as in AdamA.
+        lr, betas, ...: the other arguments of AdamA.
 
     Raises:
         HyperparameterError: a value is out of its range, the rules do not fit the parameters, or a

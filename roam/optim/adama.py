@@ -149,13 +149,12 @@ class AdamARule(AdamRule, FusedRule):
         """Returns the divisor that limits an update: max(1, RMS(update) / limit).
 
         The divisor is a scalar on the parameter's device. The update has no weight decay and no
-        learning rate in it. m below is Adam's first moment.
+        learning rate in it. Below, m is Adam's first moment, and v̂ the bias-corrected second one.
 
         Args:
-            squares: the sum over all elements of (m / denominator)², where m has no bias
-                correction.
+            squares: the sum over all elements of (m / (√v̂ + ε))², m without bias correction.
             param: the parameter.
-            correction1: the bias correction of m.
+            correction1: the divisor that corrects the bias of m, 1 - β1^t.
             limit: the RMS that the update may have, `update_clip`.
         """
         rms = (squares / max(param.numel(), 1)) ** 0.5 / correction1
@@ -204,7 +203,7 @@ class AdamARule(AdamRule, FusedRule):
     def _move(self, state: State, param: Tensor, step: int) -> eight_bit_adam.Move:
         """Returns the numbers with which 8-bit moments update the parameter, at update `step`.
 
-        If `update_clip` is set, reads all moments to compute the divisor `longer`.
+        If `update_clip` is set, reads all moments to compute the divisor that limits the update.
         """
         correction1, correction2 = self.corrections(step)
         lr = float(self.lr)
@@ -241,11 +240,12 @@ class AdamARule(AdamRule, FusedRule):
 
 
 def update_in_graph(p: Tensor, g: Tensor, m: Tensor, v: Tensor, numbers: Tensor) -> None:
-    """Updates a parameter by the operations of PyTorch's fused AdamW kernel, in their order.
+    """Updates a parameter p by the operations of PyTorch's fused AdamW kernel, in their order.
 
-    v has size 1 in the dimensions over which it is averaged, if there are any.
+    The moment v has size 1 in the dimensions over which it is averaged, if there are any.
 
-    numbers: 1 - lr λ, 1 - β1, β2, 1 - β2, √(1 - β2^t), ε, lr / (1 - β1^t).
+    numbers: 1 - lr λ, 1 - β1, β2, 1 - β2, √(1 - β2^t), ε, lr / (1 - β1^t), where λ is the weight
+        decay, and t the number of the update, from 1.
     """
     kept, now, held, new, root, eps, rate = numbers.unbind()
     g = g.to(m.dtype)
@@ -256,7 +256,7 @@ def update_in_graph(p: Tensor, g: Tensor, m: Tensor, v: Tensor, numbers: Tensor)
 
 
 def fold_in_graph(p: Tensor, g: Tensor, m: Tensor, v: Tensor, numbers: Tensor) -> None:
-    """Folds a gradient into m and v. v may be averaged, as in `update_in_graph`.
+    """Folds a gradient g into moments m and v. g² is averaged where v has size 1. p stays as it is.
 
     numbers: the factors on m, on v, on g in m, and on g² in v. The first two are 1, except for the
         first gradient of a mini-batch.
@@ -268,7 +268,7 @@ def fold_in_graph(p: Tensor, g: Tensor, m: Tensor, v: Tensor, numbers: Tensor) -
 
 
 def _squares(g: Tensor, v: Tensor) -> Tensor:
-    """Returns g², averaged over the dimensions in which only v has size 1, in the wider dtype."""
+    """Returns g² in the wider dtype of both, averaged over dimensions where only v has size 1."""
     squares = g.to(torch.promote_types(g.dtype, v.dtype)).square()
     dims = [d for d in range(g.dim()) if v.shape[d] != g.shape[d]]
     return squares.mean(dims, keepdim=True) if dims else squares

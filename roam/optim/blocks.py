@@ -20,7 +20,7 @@ def block_size(tensor: Tensor) -> int:
 
 
 def alike(first: Tensor, *others: Tensor) -> bool:
-    """Returns whether all tensors have the same shape, and the same strides without gaps.
+    """Returns whether all tensors have the same shape and strides, and no gaps in memory.
 
     If so, the tensors have their elements in the same order in memory.
     """
@@ -57,7 +57,10 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def flat(*tensors: Tensor) -> list[Tensor]:
-    """Returns views of tensors that are `alike`, in one dimension, in the order of memory."""
+    """Returns one-dimensional views of tensors of the same shape and strides, without gaps.
+
+    The elements of a view are in the order of memory.
+    """
     first = tensors[0]
     order = sorted(range(first.dim()), key=first.stride, reverse=True)
     return [t.permute(order).view(-1) for t in tensors]
@@ -66,9 +69,9 @@ def flat(*tensors: Tensor) -> list[Tensor]:
 def row_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Cuts the tensors along their first dimension, and yields the pieces one after another.
 
-    A tensor with another number of rows than the first, such as a single row, is not cut: every
-    piece has it whole. A piece has at least one row of the first tensor, and otherwise at most
-    `block_size` elements of it.
+    A piece is a tuple with a view of each tensor. A tensor with another number of rows than the
+    first tensor, such as a single row, is not cut: every piece has it whole. A piece has at least
+    one row of the first tensor, and otherwise at most `block_size` elements of it.
     """
     first = tensors[0]
     rows = max(1, block_size(first) // max(1, first[:1].numel()))

@@ -47,7 +47,7 @@ class CAMERule(FactoredRule):
             return
         row, col = state["exp_avg_res_row"], state["exp_avg_res_col"]
         rows, columns = torch.zeros_like(row), torch.zeros_like(col)
-        batched = param.dim() > 2  # a batch of matrices: blocks hold whole matrices
+        batched = param.dim() > 2  # a batch of matrices: each block u below has whole matrices
         start = 0
         for u, m_ in scaled(state, "exp_avg_sq", grad, m):
             m_.mul_(beta1).add_(u.div_(longer), alpha=1 - beta1)
@@ -63,22 +63,22 @@ class CAMERule(FactoredRule):
 
 
 class CAME(FoldingOptimizer):
-    """CAME (arXiv 2307.02047), with s and v factored into rows and columns.
+    """CAME (arXiv 2307.02047): the momentum m is scaled by its confidence, 1 / √s.
 
         u = g / √v,   u /= max(1, RMS(u) / clip_threshold),   m = β1 m + (1-β1) u
         s = β3 s + (1-β3) ((u - m)² + ε2),   p -= lr (m / √s + λ p)
 
-    g is the gradient, λ the weight decay, and v the running mean of g² + ε1, with β2. The states of
-    a matrix are one value for each element, m, and two for each row and each column: about 4 bytes
-    an element in float32. A vector has m and v for each element, and no s: p -= lr (m + λ p). Only
-    mode "release".
+    g is the gradient, λ the weight decay, and v the running mean of g² + ε1, with β2. Of a matrix,
+    v and s are kept as one value for each row and one for each column (`factored`), and only m has
+    a value for each element: about 4 bytes an element in float32. A vector has m and v for each
+    element, and no s: p -= lr (m + λ p). There is only mode "release".
 
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.
         lr, eps, clip_threshold, betas, weight_decay: as in the authors' package, came-pytorch.
             `eps` is (ε1, ε2), and `betas` is (β1, β2, β3).
-        mode: "release".
-        max_norm, clip_by: as in AdamA.
+        mode: "release": the backward updates each parameter when its gradient is complete.
+        max_norm, clip_by: the limit on the norm of gradients, and which norm counts (see `AdamA`).
 
     Raises:
         HyperparameterError: a value is out of its range, or the mode is not "release".

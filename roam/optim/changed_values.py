@@ -6,7 +6,8 @@ If they do not, `ruled` changes the states, or refuses the values:
     momentum 0.9 -> 0     drops the state
     rank 128 -> 64        refused: the state has another shape
 
-Most changes, such as of a learning rate, need no other states: `footprint` stays the same.
+Most changes, such as of a learning rate, need no other states: then the `footprint` of the group's
+rule stays the same.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ from torch import Tensor
 from roam.core.errors import HyperparameterError
 from roam.optim.fold import FoldRule, StateSpec
 
-# values of a group that never decide, except by their type, which states or scratch a rule needs
+# values of a group that decide by their type only which states, and how many bytes, a rule needs
 NUMBERS = ("lr", "betas", "eps")
 
 
 def footprint(rule: FoldRule) -> tuple[Any, ...]:
-    """Returns the rule's class, and what of its values its states and scratch may depend on.
+    """Returns all of a rule that may decide which states it needs, and which bytes it allocates.
 
-    A tensor, and a value of NUMBERS, is represented by its type. Any other float is represented by
-    its type and by whether it is 0: a momentum of 0 has no state. All other values represent
-    themselves.
+    This is the rule's class, and something for each value of the rule: the type of a tensor, and of
+    a value in NUMBERS (lr, betas, eps); the type of any other float, and whether it is 0, because a
+    momentum of 0 has no state; and all other values themselves. So rules with equal footprints need
+    the same states.
     """
     return type(rule), *(_bytes_of(f.name, getattr(rule, f.name)) for f in fields(rule))
 
@@ -44,8 +46,8 @@ def lacking(state: Mapping[str, Any], specs: Sequence[StateSpec]) -> set[str]:
     """Returns the names of the states that a parameter needs and does not have.
 
     Args:
-        state: the states that the parameter has.
-        specs: the states that it needs.
+        state: the states that the parameter has, by name.
+        specs: describe the states that the parameter needs.
 
     Raises:
         HyperparameterError: a state that the parameter has needs another shape or dtype.

@@ -73,11 +73,11 @@ def _tell_owners(parameters: Sequence[Tensor]) -> None:
 def _tell_all(gradients: Sequence[Tensor]) -> None:
     """Notifies all optimizers if the list of gradients to measure is empty.
 
-    Then any optimizer may have folded the gradients. Does nothing if the caller is
-    `clip_grad_norm_`: that also calls `clip_grads_with_norm_`, which notifies the optimizers that
-    own the parameters.
+    If it is, any optimizer may have folded gradients. Does nothing if the gradients are measured
+    for `clip_grad_norm_`: that also calls `clip_grads_with_norm_`, which notifies the optimizers
+    that own the parameters.
     """
-    caller = sys._getframe(3)  # called torch's wrapper, which called `watched`, which called this
+    caller = sys._getframe(3)  # called get_total_norm, which called `watched`, which called this
     if not gradients and caller.f_code is not CLIP_NORM:
         for owner in owners():
             owner.asked_for_gradient(None)
@@ -87,8 +87,8 @@ def _tell_all(gradients: Sequence[Tensor]) -> None:
 def _tell_at_trace() -> None:
     """Notifies all optimizers when dynamo traces a clipping function, and not when the graph runs.
 
-    If the whole step is one graph, no gradient has been folded at the time of tracing, so no
-    optimizer warns.
+    An optimizer that has folded gradients since the last step() then warns. If the whole step is
+    one graph, no gradient has been folded at the time of tracing, so no optimizer warns.
     """
     for owner in owners():
         owner.asked_for_gradient(None)

@@ -24,9 +24,10 @@ def in_data_parallel(holds: Callable[[Tensor], bool]) -> bool:
 
 
 def modules_with(holds: Callable[[Tensor], bool], kind: type[nn.Module]) -> Iterator[Any]:
-    """Yields the modules of a kind that have a parameter for which `holds` is true.
+    """Yields the modules of a class, `kind`, that have a parameter for which `holds` is true.
 
-    Wrappers leave no mark on a parameter, so this looks for modules among all live objects.
+    DistributedDataParallel and other modules that wrap a parameter leave no mark on it, so this
+    looks for modules among all live objects.
     """
     for found in gc.get_objects():
         if issubclass(type(found), kind) and any(map(holds, found.parameters())):
@@ -43,9 +44,9 @@ def nobody_sums(params: Collection[Tensor]) -> bool:
     """Returns whether some gradient is folded before anything known here sums it over the ranks.
 
     Two things are known: fully_shard (FSDP2), which sums before the hooks of its parameters run,
-    and a hook that the user has registered (Tensor.register_hook), which is taken to sum. Returns
-    False if any parameter is sharded. Frozen parameters do not count. A sum that the model itself
-    computes in its backward is not seen.
+    and a hook that the user has registered on a parameter (Tensor.register_hook), which is taken to
+    sum. Returns False if any parameter is sharded by fully_shard. Frozen parameters do not count. A
+    sum that the model itself computes in its backward is not seen.
 
     params: all parameters of an optimizer.
     """

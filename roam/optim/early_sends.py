@@ -8,9 +8,9 @@ some ranks only. So all ranks send large states in one fixed order. A state is s
 state itself, and all states before it in this order, have had their last fold. step() finds the
 largest number of states that any rank has sent, and every rank sends as many.
 
-A large state is sent without a copy, if it is contiguous. step() sends all others: small states,
-which are copied into one tensor, and codes of 8 bits, which are decoded. Plans of the backward
-count no bytes for these copies. step() also sends the states of complex parameters.
+A large state is sent without a copy, if it is contiguous. step() sends all other states: small
+ones, which are copied into one tensor, codes of 8 bits, which are decoded, and those of complex
+parameters. Plans of the backward count no bytes for these copies.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class EarlySends:
     """Sends large states while the backward runs, and counts those that this rank has sent.
 
     Attributes:
-        ranks: starts the communication with the other ranks.
-        order: the states that may be sent early, in the same order on all ranks; None until the
-            first gradient of the mini-batch is folded.
-        sent: how many states of `order` are sent.
+        ranks: the ranks that train one model; starts the communication with them.
+        order: (parameter, name of its state) for each state that may be sent early, in the same
+            order on all ranks; None until the order is first needed in a mini-batch.
+        sent: how many states of `order` are sent, counted from its beginning.
     """
 
     ranks: Ranks
@@ -54,7 +54,7 @@ class EarlySends:
     _waits: list[Callable[[], None]] = field(default_factory=list)
 
     def go_on(self, owner: Owner, complete: Callable[[Tensor], bool]) -> None:
-        """Sends the next states of `order`, and stops before the first one that is not complete.
+        """Sends the next states of `order`, and stops before one that a gradient may still change.
 
         Args:
             owner: the optimizer.
@@ -65,7 +65,7 @@ class EarlySends:
             self._send(owner)
 
     def catch_up(self, owner: Owner, most: int) -> set[Entry]:
-        """Sends states until `most` are sent in all. Returns the first `most` states of `order`."""
+        """Sends states of `order` until its first `most` states are sent. Returns these states."""
         order = self.ordered(owner)
         while self.sent < most:
             self._send(owner)
@@ -84,7 +84,8 @@ class EarlySends:
     def ordered(self, owner: Owner) -> list[Entry]:
         if self.order is None:
             entries = (entry for _, param in owner.named() for entry in self._early(owner, param))
-            self.order = [*entries][::-1]  # about the order in which a backward ends their folds
+            # a backward folds the gradients about in the reverse order of the parameters
+            self.order = [*entries][::-1]
         return self.order
 
     def _early(self, owner: Owner, param: Tensor) -> Iterator[Entry]:
@@ -105,4 +106,7 @@ class EarlySends:
 
 
 def _nothing(numbers: Tensor) -> None:
-    """Stores nothing: the tensor that was sent is the state itself, not a copy."""
+    """Does nothing. It is called once a state is combined over the ranks, to store the result.
+
+    A state that is sent early is no copy: the ranks have combined it in place.
+    """

@@ -42,17 +42,17 @@ from roam.optim.blocks import alike, block_size
 from roam.optim.fold import State, StateSpec, Turn
 
 GROUP = 64  # elements that share a scale, which takes 4 / 64 bytes an element
-# each step of the optimizer shifts the random numbers by so many elements, a prime (`offset`)
+# element i takes the random number that element i + APART took a step earlier; a prime (`offset`)
 APART = 7919
 
 
 def signed(name: str, param: Tensor) -> tuple[StateSpec, ...]:
-    """Returns the specs of a first moment's codes and scales."""
+    """Returns the specs of the codes and the scales of a first moment called `name`."""
     return StateSpec.like(name, param, torch.int8), scales(name, param)
 
 
 def unsigned(name: str, param: Tensor) -> tuple[StateSpec, ...]:
-    """Returns the specs of a second moment's codes and scales."""
+    """Returns the specs of the codes and the scales of a second moment called `name`."""
     return StateSpec.like(name, param, torch.uint8), scales(name, param)
 
 
@@ -65,14 +65,18 @@ def scales(name: str, param: Tensor) -> StateSpec:
 
 
 def ends_in_rows(param: Tensor) -> bool:
-    """Returns whether each row of a parameter, a slice of dimension 0, consists of whole groups."""
+    """Returns whether no two rows of a parameter, its slices of dimension 0, share a scale.
+
+    That is so if the parameter is contiguous, has two or more dimensions, and each row consists of
+    whole groups of 64 elements.
+    """
     return param.dim() > 1 and param.is_contiguous() and param[0].numel() % GROUP == 0
 
 
 def scales_of_rows(state: State, name: str, rows: slice) -> Tensor:
-    """Returns a view of the scales of some rows of a moment.
+    """Returns a view of the scales of some rows of the moment called `name`.
 
-    Each row has to consist of whole groups: `ends_in_rows` is true for the parameter.
+    No two rows may share a scale: `ends_in_rows` has to be true for the parameter.
     """
     codes = state[name]
     each = codes[0].numel() // GROUP
@@ -80,13 +84,16 @@ def scales_of_rows(state: State, name: str, rows: slice) -> Tensor:
 
 
 def read_signed(codes: Tensor, scale: Tensor) -> Tensor:
-    """Returns a first moment in float32, decoded."""
+    """Returns a first moment in float32, decoded from its codes and their scales."""
     wide = codes.to(torch.float32)
     return wide * wide.abs() * (scale * (1 / 127**2))
 
 
 def signed_codes(m: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the codes of a first moment, rounded up or down by `noise`, and their scales."""
+    """Returns the codes of the first moment m, and their scales.
+
+    noise: numbers in [0, 1), which decide whether a code is rounded up or down.
+    """
     sizes = m.abs()
     scale = sizes.amax(-1, keepdim=True)
     root = (sizes * (127**2 / scale.clamp(min=1e-34))).sqrt()  # 127² / 1e-34 is finite
@@ -96,7 +103,7 @@ def signed_codes(m: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def read_square(codes: Tensor, scale: Tensor) -> Tensor:
-    """Returns a second moment in float32, decoded."""
+    """Returns a second moment in float32, decoded from its codes and their scales."""
     root = codes.to(torch.float32) * (scale * (1 / 255))
     return root * root
 
@@ -119,7 +126,7 @@ def read_weight(weight: Tensor, remainder: Tensor) -> Tensor:
 
 
 def weight_codes(exact: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns a weight in bfloat16, and the code of its remainder."""
+    """Returns a weight rounded to bfloat16, and the 8-bit code of what the rounding cuts off."""
     weight = exact.to(torch.bfloat16)
     wide = weight.to(torch.float32)
     rest = (exact - wide) / wide.abs().clamp(min=1e-36) * (2.0**8 * 127)
@@ -130,7 +137,8 @@ def noise(like: Tensor, offset: Tensor) -> Tensor:
     """Returns a pseudo-random number in [0, 1) for each element.
 
     Args:
-        like: a tensor of shape [..., groups, elements of a group].
+        like: a tensor of shape [..., groups, elements of a group], where the elements of a group
+            share a scale. Its values are not read.
         offset: the random number of the first element, times 2^32: what the function `offset`
             returns, as a scalar tensor.
     """
@@ -144,7 +152,9 @@ def noise(like: Tensor, offset: Tensor) -> Tensor:
 
 
 def offset(at: Turn, start: int) -> int:
-    """Returns 2^32 times the random number of one element, another number in each turn.
+    """Returns 2^32 times the random number by which the code of an element is rounded.
+
+    The number differs between the turns, the passes in which codes are rounded.
 
     Args:
         at: tells when the turn happens.
@@ -156,10 +166,13 @@ def offset(at: Turn, start: int) -> int:
 class Part(NamedTuple):
     """A range of a parameter's elements, in the order of memory, in each of several tensors.
 
+    The tensors are the parameter, its gradient and its moments, or some of them.
+
     Attributes:
         tensors: the range of each tensor, of shape [..., groups, elements of a group], with size 1
-            in the dimensions in which all elements share a value.
-        scales: their scales, of shape [..., groups, 1].
+            in the dimensions in which all elements share a value. A group is 64 elements that share
+            a scale.
+        scales: the scales of each tensor of codes, of shape [..., groups, 1].
         start: the index of the first element of the range in the parameter.
     """
 
@@ -169,17 +182,18 @@ class Part(NamedTuple):
 
 
 def parts(tensors: Sequence[Tensor], scales: Sequence[Tensor], most: int) -> Iterator[Part]:
-    """Cuts tensors into parts of whole groups. The last group may have fewer than 64 elements.
+    """Cuts tensors into parts of whole groups, and yields the parts in the order of memory.
 
-    A part has views of the tensors. Only values that several elements share may be copies: changes
-    of the copies are lost.
+    A group is 64 elements that share a scale; the last group may have fewer. A part has views of
+    the tensors. Only values that several elements share may be copies: changes of the copies are
+    lost.
 
     Args:
         tensors: tensors of the parameter's shape. In some dimensions they may have size 1, if all
             elements share a value. The first is the parameter, or has its shape and strides.
         scales: tensors of one dimension, with one value for each group.
-        most: limit on the elements of a part. It is exceeded if one row, or the fewest rows that
-            are whole groups together, have more.
+        most: limit on the elements of a part. A part exceeds it if the fewest rows that are whole
+            groups together have more.
 
     Raises:
         HyperparameterError: the parameter has gaps in memory, or a tensor of its shape has other
@@ -192,10 +206,10 @@ def parts(tensors: Sequence[Tensor], scales: Sequence[Tensor], most: int) -> Ite
     laid = [t.permute(order) if t.dim() else t.reshape(1) for t in tensors]
     if all(t.shape == first.shape for t in tensors):
         laid = [t.view(-1) for t in laid]
-    elif laid[0].shape[-1] % GROUP:  # `_grouped` expands shared values to copies
+    elif laid[0].shape[-1] % GROUP:  # shared values are copied for each element: only a few at once
         most = min(most, block_size(first))
     rows, each = len(laid[0]), laid[0][:1].numel()
-    whole = GROUP // gcd(GROUP, max(1, each))  # the fewest rows that consist of whole groups
+    whole = GROUP // gcd(GROUP, max(1, each))  # the fewest rows whose elements are whole groups
     step = max(1, most // max(1, each * whole)) * whole
     for start in range(0, rows, step):
         end = min(start + step, rows)
@@ -223,7 +237,7 @@ def _grouped(laid: list[Tensor], scales: list[Tensor], start: int) -> Iterator[P
 
 
 def like_codes(grad: Tensor, codes: Tensor) -> Tensor:
-    """Returns the gradient, or a copy with the strides of `codes` if the gradient's differ."""
+    """Returns the gradient; if its strides are not those of `codes`, a copy with these strides."""
     if alike(codes, grad):
         return grad
     return torch.empty_like(codes, dtype=grad.dtype).copy_(grad)

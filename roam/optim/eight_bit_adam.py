@@ -26,11 +26,15 @@ from roam.optim.fold import State, StateSpec, Turn
 from roam.optim.means import mean_square
 from roam.runtime.one_pass import PART, OnePass
 
-AFTER_ALL = -1  # the `micro_batch` of the turn that rounds the moments combined over the ranks
+# `Turn.micro_batch` when moments that the ranks have combined are rounded, after all micro-batches
+AFTER_ALL = -1
 
 
 class Shares(NamedTuple):
-    """The factors on a gradient in the first moment, and on its square in the second moment."""
+    """The factors on a gradient in the first moment, and on its square in the second moment.
+
+    The first moment gets `first` times the gradient, the second one `second` times its square.
+    """
 
     first: float
     second: float
@@ -40,11 +44,11 @@ class Move(NamedTuple):
     """The numbers of an update by moments m and v: p = kept p + rate m / ((root √v + eps) longer).
 
     Attributes:
-        kept: what the weight decay leaves of p, 1 - lr λ.
-        rate: -lr, divided by the bias correction of m.
-        root: 1 / √(bias correction of v).
+        kept: what the weight decay λ leaves of p, 1 - lr λ.
+        rate: -lr, divided by the bias correction of m, 1 - β1^t, in update t.
+        root: 1 / √(bias correction of v), which is 1 - β2^t.
         eps: Adam's ε.
-        longer: the divisor of `update_clip`, a scalar tensor; None for 1.
+        longer: the divisor that limits the update (`update_clip`), a scalar tensor; None for 1.
     """
 
     kept: float
@@ -57,7 +61,7 @@ class Move(NamedTuple):
 def states(
     param: Tensor, *, remainder: bool, second: StateSpec | None = None
 ) -> tuple[StateSpec, ...]:
-    """Returns the specs of a parameter's states.
+    """Returns the specs of a parameter's states if its moments are kept as codes of 8 bits.
 
     Args:
         param: the parameter.
@@ -72,7 +76,7 @@ def states(
 
 
 def decay(state: State, beta1: float, beta2: float) -> None:
-    """Multiplies the moments by β1 and β2. Of coded ones only the scales change, and no code."""
+    """Multiplies the moments by β1 and β2. Of coded moments, changes the scales and no code."""
     state["exp_avg_scale"].mul_(beta1)
     if (root := state.get("exp_avg_sq_scale")) is not None:
         root.mul_(beta2**0.5)
@@ -81,7 +85,10 @@ def decay(state: State, beta1: float, beta2: float) -> None:
 
 
 def multiply(state: State, name: str, factor: float) -> None:
-    """Multiplies a coded moment by multiplying its scales, which for v are scales of √v."""
+    """Multiplies a coded moment by a factor: its scales by the factor, or by √factor.
+
+    The scales of the second moment v are multiplied by √factor, because they are scales of √v.
+    """
     state[f"{name}_scale"].mul_(factor if name == "exp_avg" else factor**0.5)
 
 
@@ -96,7 +103,7 @@ def decoded(state: State, name: str) -> Tensor:
 
 
 def encode(state: State, name: str, numbers: Tensor, step: int) -> None:
-    """Stores `numbers` as the codes of a moment.
+    """Stores `numbers` as the codes and scales of the moment called `name`.
 
     The random numbers of the rounding depend only on `step`, so all ranks store the same codes.
 
@@ -117,7 +124,10 @@ def encode(state: State, name: str, numbers: Tensor, step: int) -> None:
 
 
 def _pairs(state: State, name: str, numbers: Tensor) -> Iterator[eight_bit.Part]:
-    """Yields the parts of a coded moment; each has its codes and the same range of `numbers`."""
+    """Yields the parts of a coded moment. A part has codes, their scales, and their `numbers`.
+
+    `numbers` are the values of the moment, as a tensor with the strides of the codes.
+    """
     codes = state[name]
     return eight_bit.parts([codes, numbers], [state[f"{name}_scale"]], block_size(codes))
 
@@ -135,7 +145,7 @@ def turn(
     Args:
         state: the parameter's state.
         param: the parameter.
-        at: tells when the turn happens, which decides the random numbers.
+        at: tells when this happens, which decides the random numbers that round the moments.
         folded: the gradient and its factors; None to add none.
         move: the numbers of the update; None to leave the parameter as it is.
     """
@@ -157,7 +167,7 @@ def turn(
 
 
 def squared_momentum(state: State) -> Tensor:
-    """Returns the sum of the squared elements of the first moment, a scalar."""
+    """Returns the sum of the squared elements of the first moment, in codes, as a scalar tensor."""
     codes = state["exp_avg"]
     total = torch.zeros((), dtype=torch.float32, device=codes.device)
     for part in eight_bit.parts([codes], [state["exp_avg_scale"]], block_size(codes)):
@@ -168,7 +178,8 @@ def squared_momentum(state: State) -> Tensor:
 def squares(state: State, param: Tensor, move: Move) -> Tensor:
     """Returns the sum of (m / (root √v + eps))² over all elements, a scalar.
 
-    The fraction is an element's update without learning rate, weight decay and m's bias correction.
+    m and v are the moments, `root` and `eps` those of `move`. The fraction is an element's update
+    without learning rate, weight decay and m's bias correction.
     """
     total = torch.zeros((), dtype=torch.float32, device=param.device)
     for _, (codes, scale, second, second_scale, *_) in _parts(state, None, None, block_size(param)):
@@ -178,13 +189,16 @@ def squares(state: State, param: Tensor, move: Move) -> Tensor:
     return total
 
 
-Arguments = tuple[Any, ...]  # the arguments of `_turn` up to `remainder`
+Arguments = tuple[Any, ...]  # the tensors of one part that `_turn` takes, from codes to remainder
 
 
 def _parts(
     state: State, grad: Tensor | None, param: Tensor | None, most: int
 ) -> Iterator[tuple[int, Arguments]]:
-    """Yields, for each part, the index of its first element and the `Arguments` of `_turn`.
+    """Cuts the parameter and its states into parts, on which `_turn` then runs one by one.
+
+    Yields, for each part, the index of its first element in the parameter, and the arguments of
+    `_turn` that are tensors of the part: from `codes` to `remainder`, in their order.
 
     Args:
         state: the parameter's state.
@@ -209,7 +223,7 @@ def _is_coded(state: State) -> bool:
 def _numbers(shares: Shares, move: Move | None, device: torch.device) -> Tensor:
     """Returns the numbers of a turn as a tensor: Python numbers would be constants of a kernel.
 
-    They are the two shares, kept, rate / longer, root and eps, as in `Shares` and `Move`.
+    These are the two factors of `shares`, and `kept`, `rate / longer`, `root` and `eps` of `move`.
     """
     kept, rate, root, eps, longer = move or Move(1.0, 0.0, 1.0, 1.0)
     found = torch.tensor([*shares, kept, rate, root, eps], dtype=torch.float32, device=device)
@@ -229,16 +243,19 @@ def _turn(
     numbers: Tensor,
     offset: Tensor,
 ) -> None:
-    """Carries out a turn on one part, in place. Changes the moments only if there is a gradient.
+    """Adds a gradient to moments, or updates a parameter, or both, for some of the elements.
+
+    Changes the tensors in place. The moments change only if there is a gradient.
 
     Args:
-        codes, scale: the first moment.
+        codes, scale: the first moment: its codes and their scales.
         second, second_scale: the second moment: its codes and their scales, or its values and None
             if it is not coded.
         grad: the gradient to add; None to add none.
-        param, remainder: the parameter to update; None to update nothing.
-        numbers: what `_numbers` returns.
-        offset: the argument of `noise`.
+        param: the parameter to update; None to update nothing.
+        remainder: codes of what bfloat16 cuts off the parameter; None if this is not kept.
+        numbers: the factors on the gradient, and the numbers of the update (`_numbers`).
+        offset: decides the random numbers that round the codes (`eight_bit.noise`).
     """
     first_share, second_share, kept, rate, root_share, eps = numbers.unbind()
     m = eight_bit.read_signed(codes, scale)

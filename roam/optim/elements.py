@@ -1,4 +1,4 @@
-"""Updates parameters in one pass over memory, by formulas of elements that are compiled.
+"""Updates parameters in one pass over memory, by formulas of their elements that are compiled.
 
 tensors, flat    [------------- rows of ROW elements -------------][rest]
                   by the formula's kernel, which allocates nothing  by eager operators
@@ -22,14 +22,15 @@ ROW = 64  # elements in a row: a kernel is made for one length of rows, and any 
 
 
 def update(formula: OnePass, numbers: tuple[float, ...], param: Tensor, *others: Tensor) -> bool:
-    """Updates a parameter by a formula of its elements and of those of other tensors.
+    """Updates a parameter by a formula that computes each element from those at the same place.
 
     Args:
-        formula: changes the tensors in place. It takes them as rows, of shape [n, ROW], then the
-            elements left over, in one dimension; each time also the numbers, as a float32 tensor.
+        formula: takes `param`, `others`, and `numbers` as a float32 tensor, and changes tensors in
+            place. It is called with the tensors as rows, of shape [n, ROW], and then with the
+            fewer than ROW elements that are left over, in one dimension.
         numbers: the numbers that the formula takes, such as a learning rate.
         param: the parameter.
-        others: the gradient and states.
+        others: the gradient, and states of the parameter's shape.
 
     Returns:
         True if the parameter is updated. False if the tensors are small, not all in float32 or not
@@ -58,8 +59,9 @@ def matrix_update(
     [n, m] becomes [n, m / ROW, ROW], values of rows [n, 1, 1], of columns [1, m / ROW, ROW].
 
     Args:
-        formula: takes these tensors, and the numbers as a float32 tensor. It may change the tensors
-            in place. Without a kernel it would make tensors as large as the matrix.
+        formula: takes `matrix` and `others`, cut like this, and `numbers` as a float32 tensor. It
+            may change the tensors in place. It runs only as a compiled kernel: its eager operators
+            would make tensors as large as the matrix.
         numbers: the numbers that the formula takes, such as a learning rate.
         matrix: a matrix, [n, m].
         others: matrices of its shape, values of rows, [n, 1], and of columns, [1, m].
@@ -79,9 +81,10 @@ def matrix_update(
 
 
 def in_rows(matrix: Tensor, *others: Tensor) -> list[Tensor] | None:
-    """Returns a matrix, and values of its rows and columns, in the views that `matrix_update` uses.
+    """Returns views of a matrix and of values of its rows and columns, with rows cut into pieces.
 
-    Returns None if they cannot be cut: the number of columns is no multiple of ROW, or a tensor is
+    A matrix [n, m] becomes [n, m / ROW, ROW], values of rows [n, 1] become [n, 1, 1], and values of
+    columns [1, m] become [1, m / ROW, ROW]. Returns None if m is no multiple of ROW, or a tensor is
     not contiguous.
     """
     tensors = (matrix, *others)
@@ -91,7 +94,7 @@ def in_rows(matrix: Tensor, *others: Tensor) -> list[Tensor] | None:
 
 
 def _may_pay(tensors: Sequence[Tensor]) -> bool:
-    """Returns whether there may be a kernel for the tensors: they are large, and all float32.
+    """Returns whether there may be a kernel for the tensors: the first is large, all are float32.
 
     This check is cheap and comes first, because most parameters of a model are small.
     """

@@ -55,11 +55,11 @@ class FactoredRule(FoldRule):
 def absorb(state: State, name: str, grad: Tensor, weight: float, floor: float = 0.0) -> None:
     """Changes second moments v, in place, to (1 - weight) v + weight (g² + floor).
 
-    For a matrix, changes r and c in the same way, with the means of g² over the columns and over
-    the rows in place of g².
+    g is the gradient, and `weight` is 1 - β2. If g is a matrix, changes r and c in the same way,
+    with the means of g² over the columns and over the rows in place of g².
 
-    name: the name of the second moments in the state.
-    weight: 1 - β2.
+    name: the name of the second moments in the state; r and c are called `name`_row and `name`_col.
+    floor: is added to g².
     """
     if grad.dim() < 2:
         state[name].mul_(1 - weight).addcmul_(grad, grad, value=weight).add_(floor * weight)
@@ -74,7 +74,14 @@ def absorb(state: State, name: str, grad: Tensor, weight: float, floor: float = 
 
 
 def _absorb(g: Tensor, row: Tensor, col: Tensor, numbers: Tensor) -> None:
-    """Changes r and c of a matrix as `absorb` does. `elements.matrix_update` tells the shapes."""
+    """Changes the second moments r and c of a matrix by its gradient g, in place.
+
+    x += weight (mean(g²) + floor - x), for x = r with the mean over columns, for x = c over rows.
+
+    g: of shape [n, m / ROW, ROW], each row cut into pieces of ROW elements (`elements`).
+    row, col: r and c, of shapes [n, 1, 1] and [1, m / ROW, ROW].
+    numbers: weight and floor.
+    """
     weight, floor = numbers.unbind()
     square = g * g
     for found, dims in ((row, (1, 2)), (col, (0,))):
@@ -89,12 +96,12 @@ def scaled(
 ) -> Iterator[tuple[Tensor, ...]]:
     """Yields g / √v for one block of rows after another, with the same rows of `others`.
 
-    The block of g / √v is new memory, which the caller may change.
+    v are the second moments. The block of g / √v is new memory, which the caller may change.
 
     Args:
         state: the parameter's state.
-        name: the name of the second moments.
-        grad: g.
+        name: the name of the second moments in the state.
+        grad: the gradient g.
         others: tensors of the shape of g.
         floor: smaller values of √v, and of mean(r), are replaced by it. The states are not changed.
     """
@@ -114,8 +121,8 @@ def scaled(
 def roots(row: Tensor, col: Tensor, floor: float) -> tuple[Tensor, Tensor]:
     """Returns √(mean(r) / r), with a value for each row, and 1 / √c, with one for each column.
 
-    Their product is 1 / √v. It is computed from these two factors because r c may underflow to 0.
-    Then g / √(r c) of a zero gradient would be 0 / 0, which is not a number.
+    Their product is 1 / √v, where v = r c / mean(r) is the second moment. It is not computed from
+    the product r c, which may underflow to 0: then g / √(r c) of a zero gradient would be 0 / 0.
 
     row, col: r and c.
     floor: the least value of mean(r).
@@ -125,12 +132,12 @@ def roots(row: Tensor, col: Tensor, floor: float) -> tuple[Tensor, Tensor]:
 
 
 def too_long(squares: Tensor, count: int, limit: float) -> Tensor:
-    """Returns max(1, RMS / limit) of an update, a scalar.
+    """Returns the divisor that limits an update: max(1, RMS(update) / limit), a scalar tensor.
 
     Args:
         squares: the sum of the squared elements of the update.
-        count: the number of its elements.
-        limit: the RMS that it may have.
+        count: the number of elements of the update.
+        limit: the root mean square that the update may have.
     """
     return (squares / max(1, count)).sqrt_().div_(limit).clamp_(min=1)
 

@@ -53,7 +53,7 @@ from roam.core.errors import HyperparameterError
 from roam.optim.formula import Formula
 
 State = Mapping[str, Tensor]  # a parameter's state tensors, by StateSpec.name
-OverRanks = Literal["mean", "squares"]  # how `ranks` combines a state tensor
+OverRanks = Literal["mean", "squares"]  # how ranks combine a state: a mean, or a sum of squares
 Group = Mapping[str, Any]  # a parameter's group (lr, betas, ...); the values may change
 
 
@@ -78,7 +78,7 @@ class StateSpec:
     def like(name: str, param: Tensor, dtype: torch.dtype | None = None) -> StateSpec:
         """Returns the spec of a state with a value for each element of the parameter.
 
-        dtype: its dtype; the parameter's if left out.
+        dtype: the dtype of the state; the parameter's if left out.
         """
         return StateSpec(name, tuple(param.shape), dtype or param.dtype)
 
@@ -87,7 +87,7 @@ class StateSpec:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def make(self, param: Tensor) -> Tensor:
-        """Returns this state tensor as it starts, on the parameter's device.
+        """Returns a new state tensor with the value `start`, on the parameter's device.
 
         A state tensor of the parameter's shape gets the parameter's strides, without gaps.
         """
@@ -100,7 +100,7 @@ class StateSpec:
 
 STEP = StateSpec("step", (), torch.float32)  # a tensor on the CPU that counts a parameter's updates
 GRAD_NORM = "grad_norm"  # state: the norm of a parameter's last gradient, for `max_norm`
-# by name of a method that returns a formula, the methods that the formula stands for
+# by name of a method that returns a formula (operators of a graph), the methods that it replaces
 FORMULAS = {
     "update_in_graph": ("update", "decay", "look", "fold", "apply"),
     "fold_in_graph": ("decay", "look", "fold"),
@@ -123,9 +123,9 @@ class Turn(NamedTuple):
     scale: float
 
     def once(self, factor: float) -> float:
-        """Returns the factor for the first micro-batch and 1 for the others.
+        """Returns `factor` for the first micro-batch of a mini-batch, and 1 for the others.
 
-        So a state that is multiplied by it decays once a mini-batch.
+        A state that each fold multiplies by the result decays once a mini-batch.
         """
         return factor if self.micro_batch == 0 else 1.0
 
@@ -158,7 +158,7 @@ class FoldRule(ABC):
     folds_with: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **how: Any) -> None:
-        """Drops the inherited formulas of methods that the class overrides (see `FORMULAS`)."""
+        """Drops an inherited formula if the class overrides a method that it replaces, FORMULAS."""
         super().__init_subclass__(**how)
         for formula, methods in FORMULAS.items():
             own = vars(cls)
@@ -177,9 +177,9 @@ class FoldRule(ABC):
     def elementwise(self) -> bool:
         """Whether the update of an element depends only on this element of the tensors.
 
-        Only such a rule can update complex parameters, of which it gets real views of shape
-        `[..., 2]`, and parameters whose parts lie on several ranks (DTensor). True for AdamA even
-        with `update_clip`, which needs a mean over all elements; `by_rows` returns False then.
+        Only such a rule can update complex parameters (as real views of shape `[..., 2]`) and
+        parameters in parts on several ranks (DTensor). AdamA without 8-bit states counts as such,
+        even with `update_clip`, which needs a mean over all elements; `by_rows` is False then.
         """
         return False
 
@@ -200,7 +200,7 @@ class FoldRule(ABC):
     @property
     @abstractmethod
     def release_only(self) -> str:
-        """Why this rule, with these values, cannot accumulate; empty if it can."""
+        """Why this rule, with its values, cannot fold micro-batches one by one; empty if it can."""
 
     @abstractmethod
     def state(self, param: Tensor) -> tuple[StateSpec, ...]:
@@ -229,8 +229,8 @@ class FoldRule(ABC):
     def update_in_graph(self, param: Tensor, step: int) -> Formula | None:
         """Returns `update` as operators of a graph; None if it can only be carried out by Python.
 
-        A subclass that overrides `update`, `decay`, `look`, `fold` or `apply` has none unless it
-        overrides this method, too.
+        In a subclass that overrides `update`, `decay`, `look`, `fold` or `apply`, returns None
+        unless the subclass overrides this method, too.
 
         Args:
             param: the parameter. Only its shape and dtype may be read.
@@ -244,7 +244,7 @@ class FoldRule(ABC):
             self.update(state, param, grad, step)
 
     def _require(self, **good: bool) -> None:
-        """Raises HyperparameterError for the first field whose argument here is False."""
+        """Raises HyperparameterError for the first field, if any, whose argument is False."""
         for name, is_good in good.items():
             if not is_good:
                 raise HyperparameterError(f"{name}={getattr(self, name)} is out of its range")
@@ -268,25 +268,25 @@ class AccumulatingRule(FoldRule):
 
     @property
     def over_ranks(self) -> dict[str, OverRanks]:
-        """How several ranks combine each state tensor that folds change, by name (see `ranks`).
+        """By name of each state tensor that folds change, how several ranks combine it.
 
         Empty if the rule cannot train on several ranks.
         """
         return {}
 
     def multiply(self, state: State, name: str, factor: float) -> None:
-        """Multiplies the numbers in a state tensor of `over_ranks`, in place."""
+        """Multiplies, in place, the numbers of a state tensor that ranks combine (`over_ranks`)."""
         state[name].mul_(factor)
 
     def decoded(self, state: State, name: str) -> Tensor:
-        """Returns a state tensor of `over_ranks` as numbers that can be added up over the ranks.
+        """Returns a state tensor that ranks combine (`over_ranks`) as numbers to add up.
 
         If the tensor holds codes, returns a new tensor, which `encode` stores again.
         """
         return state[name]
 
     def encode(self, state: State, name: str, numbers: Tensor, step: int) -> None:
-        """Stores the numbers that `decoded` returned, after the ranks have combined them.
+        """Stores in the state the numbers that `decoded` returned and the ranks have combined.
 
         Every rank must store the same codes. May overwrite `numbers`. If the state tensor holds no
         codes, `numbers` is the state tensor itself, and nothing is left to store.
@@ -320,7 +320,7 @@ class AccumulatingRule(FoldRule):
         """Looks at the first gradient of a mini-batch, after `decay` and before its fold.
 
         Returns:
-            The names of the state tensors that it sets. All ranks take those of rank 0.
+            The names of the state tensors that it sets. Several ranks all take these from rank 0.
         """
         return ()
 
@@ -334,9 +334,9 @@ class AccumulatingRule(FoldRule):
     def fold_in_graph(self, param: Tensor, at: Turn) -> Formula | None:
         """Returns `fold`, and for the first micro-batch `decay` before it, as operators of a graph.
 
-        Returns None if they can only be carried out by Python, as by a rule that has `look`: no
-        graph calls that. A subclass that overrides `decay`, `look` or `fold` has none unless it
-        overrides this method, too.
+        Returns None if they can only be carried out by Python, as by a rule that has `look`, which
+        no graph calls. In a subclass that overrides `decay`, `look` or `fold`, returns None unless
+        the subclass overrides this method, too.
         """
         return None
 

@@ -53,7 +53,12 @@ class FoldingOptimizer(AbsorbingOptimizer):
             MicroBatchError: some micro-batches of the mini-batch have not run.
             LostParameterError: a newer optimizer has taken over a parameter.
             SecondBackwardError: a parameter with folded gradients has one in `.grad` too.
-            OptimizerError, TransferError: as `absorb`.
+            SparseGradientError: a gradient in `.grad` is sparse.
+            HyperparameterError, MidBatchError: the rules or states do not allow an edit of the
+                groups; or there is a process group, and a state lies in a file.
+            DataParallelError: DistributedDataParallel wraps a parameter.
+            RanksDifferError: a state that all ranks take from rank 0 does not come.
+            TierFullError, TransferError: the disk that holds the states is full, or fails.
         """
         result = None
         if closure is not None:
@@ -71,7 +76,8 @@ class FoldingOptimizer(AbsorbingOptimizer):
 
         Does nothing within `deferred`.
         """
-        # does nothing while traced: parameters read from param_groups would become constants
+        # `deferred` has a step traced as one graph, in which parameters that are read from
+        # param_groups would become constants
         if self._deferred:
             return
         if any(param.grad is not None for group in self.param_groups for param in group["params"]):
@@ -84,7 +90,7 @@ class FoldingOptimizer(AbsorbingOptimizer):
         In mode "accumulate", the gradients that the graph left in `.grad` are folded first at the
         end of the context, as hooks would have done. Otherwise step() would take each of these
         gradients for the sum of a whole mini-batch. If the context ends by an exception, nothing
-        is folded and no postponed step() runs.
+        is folded and no postponed step() runs. Raises what `step()` raises.
         """
         self.look_at_groups()
         self._deferred = True
@@ -125,18 +131,33 @@ class FoldingOptimizer(AbsorbingOptimizer):
         self._hooks.add_missing()
 
     def state_dict(self) -> StateDict:
-        """Returns the state dict. Raises MidBatchError in the middle of a mini-batch."""
+        """Returns the state dict, as torch.optim does. Reads states that lie in a file.
+
+        Raises:
+            MidBatchError: gradients were folded since the last step().
+            HyperparameterError: a value of an edited group is out of its range, or does not fit.
+            TransferError: a state does not come back from the file as it was sent.
+        """
         self._between_batches("state_dict()")
         return super().state_dict()
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """Loads a state dict as `StatefulOptimizer` does, and drops an unfinished mini-batch."""
+        """Loads a state dict, as torch.optim does, and drops an unfinished mini-batch.
+
+        Raises:
+            StateMismatchError: a state tensor that a parameter needs is missing or has another
+                shape, or the state dict is of an optimizer with amsgrad or maximize.
+            ValueError: the state dict has other groups, by number of parameters.
+            HyperparameterError, MidBatchError: a value of a group is out of its range, or an edit
+                of the groups is refused.
+            TierFullError, TransferError: the disk that holds the states is full, or fails.
+        """
         super().load_state_dict(state_dict)
         self._forget()
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Raises GradScalerError, because GradScaler.step reads this attribute first."""
+        """Raises GradScalerError when read: GradScaler.step reads this attribute first."""
         raise refusals.grad_scaler(type(self).__name__)
 
     def asked_for_gradient(self, param: Tensor | None) -> None:
@@ -155,7 +176,8 @@ class FoldingOptimizer(AbsorbingOptimizer):
         """Absorbs each gradient found in `.grad` as the sum of a whole mini-batch.
 
         Raises:
-            SecondBackwardError: the parameter has folded gradients already.
+            SecondBackwardError: the parameter of such a gradient has folded gradients already.
+            SparseGradientError: such a gradient is sparse.
         """
         n = self.micro_batches
         for param in self._members:
@@ -169,7 +191,8 @@ class FoldingOptimizer(AbsorbingOptimizer):
         Waits for states that are being sent to other ranks.
         """
         if self._early is not None:
-            self._early.finish()  # only a dropped mini-batch has states that are still being sent
+            # only in a mini-batch that ends without step() are states still being sent
+            self._early.finish()
         self._folded.clear()
         self._blocks.clear()
         self._incomplete.clear()
@@ -177,9 +200,9 @@ class FoldingOptimizer(AbsorbingOptimizer):
         self.mini_batches += 1
 
     def _combined(self) -> list[Tensor]:
-        """Combines states over the ranks. Returns the parameters to update.
+        """Combines states over the ranks, if there are several. Returns the parameters to update.
 
-        These are the parameters with folded gradients, on any rank if there are several.
+        These are the parameters with folded gradients, on this rank or any other.
 
         Raises:
             HyperparameterError: there are several ranks, and a state lies in a file.

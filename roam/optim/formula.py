@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-# change(param, grad, *states, numbers): changes param and states in place
+# a function of (param, grad, *states, numbers) that changes param and states in place
 Change = Callable[..., None]
 
 
@@ -31,7 +31,7 @@ class Formula(NamedTuple):
             equal in all steps, and is hashable, because compiled graphs are found by it: a
             function of a module, or a frozen dataclass.
         states: names of the state tensors.
-        numbers: the numbers of this step.
+        numbers: the numbers of this step, such as the learning rate.
     """
 
     change: Change
@@ -43,7 +43,9 @@ class BoundFormula(NamedTuple):
     """A formula with the tensors that it changes.
 
     Attributes:
-        change, numbers: as in `Formula`.
+        change: changes the parameter and the states in place. It is called with the parameter, the
+            gradient, the states, and the numbers as a tensor.
+        numbers: the numbers of this step, such as the learning rate.
         param: the parameter.
         names: the names of the states.
         states: the state tensors, in the order of `names`.
@@ -57,7 +59,7 @@ class BoundFormula(NamedTuple):
 
     @property
     def kind(self) -> object:
-        """All that a graph with this formula depends on: operators, and layouts of tensors."""
+        """A key of all that a graph with this formula depends on: operators, layouts of tensors."""
         return self.change, len(self.numbers), tuple(map(_layout, (self.param, *self.states)))
 
 

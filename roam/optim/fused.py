@@ -18,23 +18,24 @@ DTYPES = frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16}
 
 @dataclass(frozen=True)
 class FusedRule(AccumulatingRule):
-    """A rule with a fused kernel: `release` gives the same bits as torch's with `fused=True`.
+    """A rule that calls the fused kernel by which torch.optim updates with `fused=True`.
 
-    This holds if `has_fused` returns True, and if the states have the parameter's shape and
-    strides. Otherwise `update` computes the update by formulas.
+    `release` then gives the same bits as torch.optim. It calls the kernel if `has_fused` returns
+    True, and if the states have the parameter's shape and strides. Otherwise it calls `update`,
+    which computes the update by formulas.
     """
 
     @abstractmethod
     def fused(self, updates: Sequence[Update]) -> None:
         """Updates parameters by the fused kernel.
 
-        All parameters are of one device and dtype. Each is `alike` (in shape and strides) to its
-        gradient and states.
+        All parameters are of one device and dtype. Each has the shape and strides of its gradient
+        and of its states. `release` bumps the version counters.
         """
 
     @property
     def prefers_formulas(self) -> bool:
-        """Whether a value of the rule, such as `update_clip`, is no argument of the fused kernel.
+        """Whether a value of the rule is none that the fused kernel takes, such as `update_clip`.
 
         Then `update` computes the update by formulas.
         """
@@ -74,5 +75,5 @@ class FusedRule(AccumulatingRule):
                 super().release([update])
         if together:
             self.fused(together)
-            # the kernel does not bump version counters, by which autograd detects changes
+            # a fused kernel does not bump version counters, by which autograd detects changes
             torch.autograd.graph.increment_version([update.param for update in together])

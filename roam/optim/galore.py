@@ -16,7 +16,7 @@ from roam.optim.folding import FoldingOptimizer
 
 @dataclass(frozen=True)
 class GaLoreRule(AdamRule):
-    """GaLore's rule (arXiv 2403.03507, algorithm 2); AdamW's for parameters it cannot project.
+    """GaLore's rule (arXiv 2403.03507, algorithm 2); AdamW's for parameters that are not projected.
 
     sums: whether there is a state for the sum of the micro-batches' projected gradients, which mode
         "accumulate" needs.
@@ -63,8 +63,9 @@ class GaLoreRule(AdamRule):
     def look(self, state: State, param: Tensor, grad: Tensor, step: int) -> tuple[str, ...]:
         """Sets the subspace to a gradient's largest directions, every `update_proj_gap` steps.
 
-        The directions are the gradient's first `rank` singular vectors. They are first set at
-        step 1. At the steps between, and for parameters that are not projected, does nothing.
+        The directions are the gradient's first `rank` singular vectors, and are kept in the state
+        "projector". They are first set at step 1. At the steps between, and for parameters that are
+        not projected, does nothing.
 
         Returns:
             ("projector",) if the subspace was set; otherwise ().
@@ -92,7 +93,7 @@ class GaLoreRule(AdamRule):
         self._adam(state, param, self._inside(state, param, grad), step)
 
     def _inside(self, state: State, param: Tensor, grad: Tensor) -> Tensor:
-        """Returns R, the gradient's coordinates in the subspace.
+        """Returns R, the gradient's coordinates in the subspace of the state "projector".
 
         Returns the gradient itself if the parameter is not projected.
         """
@@ -145,8 +146,9 @@ class GaLore(FoldingOptimizer):
         params: parameters, groups of them, or `model.named_parameters()`.
         lr, betas, eps, weight_decay, rank, update_proj_gap, scale: as in the authors' package,
             galore-torch. The weight decay is decoupled, and follows the update.
-        mode, micro_batches, process_group: as in AdamA.
-        max_norm, clip_by: as in AdamA, but only in mode "release".
+        mode, micro_batches, process_group: when to update, N, and the ranks (see `AdamA`).
+        max_norm, clip_by: the limit on the norm of gradients, and which norm counts (see `AdamA`).
+            Only in mode "release".
 
     Raises:
         HyperparameterError: a value is out of its range, or does not go with the mode.

@@ -23,8 +23,8 @@ class GroupRules:
     """The rules of an optimizer's groups, each made anew when a value changes.
 
     Args:
-        own: the rule of groups that name none.
-        given: the values from the optimizer's constructor.
+        own: the class of the rule of groups that name none.
+        given: the values from the optimizer's constructor, by name.
     """
 
     def __init__(self, own: type[FoldRule], given: Group) -> None:
@@ -35,8 +35,8 @@ class GroupRules:
         """Returns the class of the group's rule.
 
         Raises:
-            HyperparameterError: the group names an unknown rule, or one with fields `of_parameter`,
-                whose values only its own optimizer knows.
+            HyperparameterError: the group names an unknown rule, or another optimizer's rule with
+                fields `of_parameter`, whose values only that optimizer knows.
         """
         if (name := group.get(RULE)) is None:
             return self._own
@@ -47,7 +47,7 @@ class GroupRules:
         return found
 
     def names(self, group: Group) -> tuple[str, ...]:
-        """Returns the names of the values that the group's rule has."""
+        """Returns the names of the values that the group's rule takes from a group, such as lr."""
         return tuple(self.kind(group).defaults())
 
     def folds_with(self, group: Group) -> tuple[str, ...]:
@@ -57,11 +57,11 @@ class GroupRules:
     def fill(self, group: MutableMapping[str, Any]) -> None:
         """Adds to a group the values that it lacks: the constructor's, or else its rule's defaults.
 
-        If the group names another optimizer's rule, takes only SHARED values from the constructor,
-        and removes values that this rule does not have.
+        If the group names another optimizer's rule, takes only lr and weight_decay (SHARED) from
+        the constructor, and removes from the group the constructor's values that this rule lacks.
 
         Raises:
-            HyperparameterError: `kind` refuses the rule that the group names.
+            HyperparameterError: the group names a rule that no group may have here (`kind`).
         """
         kind = self.kind(group)
         own = kind is self._own
@@ -89,7 +89,7 @@ class GroupRules:
 
         Raises:
             HyperparameterError: a value is out of its range, the optimizer cannot follow the rule,
-                or `kind` refuses the rule that the group names.
+                or the group names a rule that no group may have here (`kind`).
         """
         kind = self.kind(group)
         try:
@@ -109,12 +109,12 @@ class GroupRules:
         """Returns a new rule with the values of `group`, which need not be in the optimizer.
 
         Args:
-            group: the values. None may be missing.
-            facts: as in `of`.
+            group: the values, by name. No value of the rule may be missing.
+            facts: the values of the rule's fields `of_parameter`; empty for their defaults.
 
         Raises:
-            HyperparameterError: a value is out of its range, or `kind` refuses the rule that the
-                group names.
+            HyperparameterError: a value is out of its range, or the group names a rule that no
+                group may have here (`kind`).
         """
         kind = self.kind(group)
         values = {name: group[name] for name in kind.defaults()}
@@ -125,5 +125,5 @@ class GroupRules:
         return replace(rule, **dict(zip(rule.of_parameter, facts, strict=False)))
 
     def forget(self) -> None:
-        """Forgets all rules: they are found by the id() of a group, which a new group may reuse."""
+        """Forgets all rules: they are found by a group's id(), which a new group may get, too."""
         self._known.clear()

@@ -22,9 +22,9 @@ class Place(NamedTuple):
 
 
 class Members:
-    """The parameters of all groups, as they were when this object was made.
+    """The parameters of an optimizer's groups, as they were when this object was made.
 
-    Iterates over the parameters, in the order of the groups.
+    Iterating over the object yields the parameters, in the order of the groups.
 
     Attributes:
         places: by parameter, its group and its index in the group's `params`.
@@ -43,7 +43,7 @@ class Members:
                 self.places[param] = Place(group, i)
 
     def are_in(self, groups: Sequence[dict[str, Any]]) -> bool:
-        """Returns whether `groups` are the same dicts with the same parameters as remembered.
+        """Returns whether `groups` are the remembered dicts, with the remembered parameters.
 
         Runs in every step, so it only compares identities and builds nothing.
         """
@@ -103,12 +103,12 @@ class FoldedValues:
         )
 
     def changed(self, noted: Group, now: Group) -> set[str]:
-        """Returns the names of the values that have changed since `note` for some parameters.
+        """Returns the names of the values that have changed since `note` for a parameter.
 
         Args:
-            noted: the group that the parameters were in, one of those passed to `note`.
-            now: the group that the parameters are in now, the same or another one. A value that it
-                lacks has changed.
+            noted: the group that the parameter was in, one of those passed to `note`.
+            now: the group that the parameter is in now, the same or another one. A value that this
+                group lacks has changed.
         """
         [(names, kept)] = [(names, kept) for g, names, kept in self._kept if g is noted]
         return _differing(names, kept, now)
@@ -122,21 +122,21 @@ def _differing(names: Sequence[str], kept: Sequence[Any], group: Group) -> set[s
 class _KeptTensor:
     """Remembers the value of a tensor, such as a learning rate, which may change in place.
 
-    An object of this class equals (==) only itself, never a tensor. So the quick comparison of all
-    values in `FoldedValues.are_as_noted` fails, and `same` compares the tensors.
+    An object of this class equals (==) only itself, never a tensor. So `FoldedValues.are_as_noted`,
+    which first compares all values of a group by ==, finds a difference, and then calls `same`.
     """
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor, self.version, self.copy = tensor, tensor._version, tensor.detach().clone()
 
     def same(self, value: Any) -> bool:
-        # compares versions first, because comparing numbers on a GPU waits for the GPU
+        # compares version counters first, because comparing numbers on a GPU waits for the GPU
         unchanged = value is self.tensor and value._version == self.version
         return unchanged or bool(self.copy == value)
 
 
 def _kept(value: Any) -> Any:
-    if type(value) in PLAIN:  # checked first, as nearly all values are PLAIN
+    if type(value) in PLAIN:  # checked first, as nearly all values are numbers or None
         return value
     if isinstance(value, (tuple, list)):
         return tuple(map(_kept, value))

@@ -13,11 +13,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 
 class Absorber(Protocol):
-    """The methods of an optimizer that owns parameters, as other code calls them.
+    """The methods of an optimizer that owns parameters (folds their gradients), for other code.
 
-    `absorb` and `waits` are called by its hooks, `lose` by the hooks of a newer optimizer,
-    `look_at_groups` by the step driver, and `asked_for_gradient` when the user clips gradients.
-    `OwningOptimizer` describes them.
+    The optimizer's hooks call `absorb` and `waits`, a newer optimizer that takes over a parameter
+    calls `lose`, the step driver calls `look_at_groups`, and torch's clipping functions lead to
+    `asked_for_gradient`. `OwningOptimizer` describes the methods.
     """
 
     def absorb(self, param: Tensor, grad: Tensor) -> None: ...
@@ -31,7 +31,7 @@ class Absorber(Protocol):
     def asked_for_gradient(self, param: Tensor | None) -> None: ...
 
 
-OURS = "folds_for_roam"  # attribute that marks the hooks of roam's optimizers
+OURS = "folds_for_roam"  # an attribute that the hooks of roam's optimizers have
 _owners = WeakTensorKeyDictionary()  # parameter -> weak reference to the optimizer that folds it
 _epoch = object()
 
@@ -66,7 +66,7 @@ def is_ours(hook: Callable[..., object]) -> bool:
 
 
 def begin_epoch() -> None:
-    """Begins a new epoch; see `epoch`."""
+    """Makes facts about folds that callers have remembered obsolete: `epoch` tells them so."""
     global _epoch
     _epoch = object()
 
@@ -91,7 +91,7 @@ class Hooks:
         """Makes this optimizer the parameter's owner, which folds its gradients.
 
         Takes the parameter from an older optimizer that owns it. That happens, for example, if a
-        notebook's cell that makes an optimizer is run again. `add_missing` adds the hook.
+        notebook's cell that makes an optimizer is run again. Adds no hook yet: `add_missing` does.
         """
         owner, optimizer = owner_of(param), self.optimizer()
         if owner is not None and owner is not optimizer:
@@ -108,7 +108,7 @@ class Hooks:
         self.remove(param)
 
     def add_missing(self) -> None:
-        """Adds hooks to the optimizer's parameters that have none, but not to frozen ones."""
+        """Adds hooks to the claimed parameters that have none yet and are not frozen."""
         for param in [p for p in self._missing if p.requires_grad]:
             self._missing.remove(param)
             self.add(param)
@@ -138,7 +138,7 @@ class Hooks:
         self._handles[id(param)] = param.register_post_accumulate_grad_hook(hook)
 
     def remove(self, param: Tensor) -> None:
-        """Removes the parameter's hook."""
+        """Removes the parameter's hook, if it has one. `add_missing` adds none again."""
         self._missing.discard(param)
         if id(param) in self._handles:
             self._handles.pop(id(param)).remove()

@@ -61,7 +61,7 @@ class LionRule(AccumulatingRule):
             p.mul_(1 - lr * self.weight_decay).add_(m.sign(), alpha=-lr)
 
     def _numbers(self) -> tuple[float, ...]:
-        """Returns the numbers that `_update` takes."""
+        """Returns the numbers of `_update`: 1 - lr λ, lr, 1 - β1, 1 - β2. λ is the weight decay."""
         lr, (beta1, beta2) = float(self.lr), self.betas
         return 1 - lr * self.weight_decay, lr, 1 - beta1, 1 - beta2
 
@@ -85,7 +85,7 @@ class LionRule(AccumulatingRule):
 
 
 def _update(p: Tensor, g: Tensor, m: Tensor, numbers: Tensor) -> None:
-    """Updates elements of a parameter p and of its momentum m by a gradient g.
+    """Updates elements of a parameter p and of its momentum m by a gradient g, in place.
 
     numbers: 1 - lr λ, lr, 1 - β1, 1 - β2, where λ is the weight decay.
     """
@@ -110,8 +110,9 @@ class Lion(FoldingOptimizer):
     Args:
         params: parameters, groups of them, or `model.named_parameters()`.
         lr, betas, weight_decay: as in the authors' package, lion-pytorch.
-        mode, micro_batches, process_group: as in AdamA.
-        max_norm, clip_by: as in AdamA, but only in mode "release".
+        mode, micro_batches, process_group: when to update, N, and the ranks (see `AdamA`).
+        max_norm, clip_by: the limit on the norm of gradients, and which norm counts (see `AdamA`).
+            Only in mode "release".
 
     Raises:
         HyperparameterError: a value is out of its range, or does not go with the mode.

@@ -37,8 +37,9 @@ class MaxNorm:
     """The limit on the norm of gradients, and which norm it limits.
 
     Attributes:
-        limit: max_norm; None if nothing is clipped.
-        by: which norm counts in mode "release", as in the table of this module's docstring.
+        limit: the limit, `max_norm`; None if nothing is clipped.
+        by: which norm counts in mode "release": that of all gradients of the "previous step", or
+            that of each gradient by itself ("tensor").
 
     Raises:
         HyperparameterError: `limit` is not positive, or `by` is unknown.
@@ -56,8 +57,8 @@ class MaxNorm:
     def states(self, releases: bool) -> tuple[StateSpec, ...]:
         """Returns the specs of the states that a parameter needs for clipping.
 
-        There is one, for the norm of the parameter's last gradient, if `by` is "previous step",
-        `releases` is true (mode "release") and there is a limit; otherwise there is none.
+        There is one state, for the norm of the parameter's last gradient, if `by` is "previous
+        step", `releases` is true (mode "release") and there is a limit; otherwise there is none.
         """
         kept = self.limit is not None and releases and self.by == "previous step"
         return (StateSpec(GRAD_NORM, (), torch.float32),) if kept else ()
@@ -66,9 +67,9 @@ class MaxNorm:
         """Returns the clipping factor for the norm of all gradients of the previous step.
 
         Computes it from the norms of single gradients that `clipped` has stored in the states.
-        Returns 1 if there are none. Call once a step, before the first `clipped`. Zeroes the stored
-        norms, so that those of parameters without a gradient in this step, such as of experts that
-        get no token, do not count for the next step.
+        Returns 1 if no norm is stored. Call once a step, before the first `clipped`. Zeroes the
+        stored norms, so that norms of parameters without a gradient in this step, such as of
+        experts that get no token, do not count for the next step.
 
         states: the states of all parameters.
         """
@@ -79,9 +80,9 @@ class MaxNorm:
         return self.factor(torch.stack(norms).square().sum().sqrt() if norms else torch.zeros(()))
 
     def factor(self, norm: Tensor) -> Tensor:
-        """Returns the clipping factor for a norm, a scalar: min(1, limit / (norm + LEAST)).
+        """Returns the factor by which to multiply what has this norm, as a scalar tensor.
 
-        Returns 1 without a limit.
+        It is min(1, limit / (norm + LEAST)), where LEAST is tiny; 1 without a limit.
         """
         if self.limit is None:
             return torch.ones_like(norm)

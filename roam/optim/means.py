@@ -35,7 +35,8 @@ def mean_square(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _over_columns(x: Tensor, found: Tensor) -> None:
     """Writes the mean square of each row of a matrix x into `found`.
 
-    The columns are cut as in `elements.matrix_update`. x: [n, m / ROW, ROW]; found: [n, 1, 1].
+    Rows are cut into pieces of ROW elements (`elements`): an n x m matrix x has the shape
+    [n, m / ROW, ROW], and `found` [n, 1, 1].
     """
     found.copy_(x.to(found.dtype).square().mean((1, 2), keepdim=True))
 
@@ -43,11 +44,11 @@ def _over_columns(x: Tensor, found: Tensor) -> None:
 def _over_rows(x: Tensor, found: Tensor) -> None:
     """Writes the mean square of each column of a matrix x into `found`.
 
-    The columns are cut as in `elements.matrix_update`. x: [n, m / ROW, ROW]; found:
-    [1, m / ROW, ROW].
+    Rows are cut into pieces of ROW elements (`elements`): an n x m matrix x has the shape
+    [n, m / ROW, ROW], and `found` [1, m / ROW, ROW].
     """
     found.copy_(x.to(found.dtype).square().mean((0,), keepdim=True))
 
 
-# by the dimensions of a matrix over which the mean is taken
+# kernels for means of squares, by the dimensions of a matrix over which the mean is taken
 KERNELS = {(0,): OnePass(_over_rows), (1,): OnePass(_over_columns)}

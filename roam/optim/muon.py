@@ -101,7 +101,10 @@ class MuonRule(AccumulatingRule):
             p.add_(part, alpha=-lr * self._ratio(param))
 
     def _ratio(self, param: Tensor) -> float:
-        """Returns the factor on the learning rate for a parameter of this shape."""
+        """Returns the factor on the learning rate that depends on the parameter's shape n x m.
+
+        √max(1, n / m), or 0.2 √max(n, m) if `adjust_lr_fn` is "match_rms_adamw".
+        """
         n, m = param.shape
         matches = self.adjust_lr_fn == "match_rms_adamw"
         return 0.2 * math.sqrt(max(n, m)) if matches else math.sqrt(max(1, n / max(1, m)))
@@ -109,7 +112,10 @@ class MuonRule(AccumulatingRule):
 
 @dataclass(frozen=True)
 class _Update:
-    """Updates a matrix and its momentum, by operators of a graph. The fields are `MuonRule`'s."""
+    """Updates a matrix and its momentum in mode "release", by operators of a graph.
+
+    The fields are those of `MuonRule` with the same names.
+    """
 
     nesterov: bool
     ns_steps: int
@@ -117,7 +123,7 @@ class _Update:
     eps: float
 
     def __call__(self, p: Tensor, g: Tensor, b: Tensor, numbers: Tensor) -> None:
-        """Updates a matrix p and its momentum b by a gradient g.
+        """Updates a matrix p and its momentum b by a gradient g, in place.
 
         numbers: 1 - μ, 1 - lr λ, and the learning rate times its factor for the shape. μ is the
             momentum's decay rate, λ the weight decay.
@@ -154,8 +160,9 @@ class Muon(FoldingOptimizer):
         params: parameters, groups of them, or `model.named_parameters()`.
         lr, weight_decay, momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn: as in
             torch.optim.Muon.
-        mode, micro_batches, process_group: as in AdamA.
-        max_norm, clip_by: as in AdamA, but only in mode "release".
+        mode, micro_batches, process_group: when to update, N, and the ranks (see `AdamA`).
+        max_norm, clip_by: the limit on the norm of gradients, and which norm counts (see `AdamA`).
+            Only in mode "release".
 
     Raises:
         HyperparameterError: a value is out of its range, or does not go with the mode; or a group
@@ -177,9 +184,9 @@ class Muon(FoldingOptimizer):
 
 
 def split(params: ParamsT) -> Iterable[dict[str, Any]]:
-    """Splits each group into one for Muon, with its matrices, and one for AdamW, with the rest.
+    """Splits each group into a group for Muon, with the matrices, and one for AdamW, with the rest.
 
-    Yields those groups that are not empty. A group that names its rule is yielded as it is.
+    Yields the new groups, but no empty ones. Yields a group that names its rule as it is.
     """
     given: list[Any] = [*params]
     for group in given if given and isinstance(given[0], dict) else [{"params": given}]:
@@ -195,10 +202,12 @@ def split(params: ParamsT) -> Iterable[dict[str, Any]]:
 
 
 def is_matrix(param: Tensor | tuple[str, Tensor]) -> bool:
-    """Returns whether a parameter is a matrix that maps features to features, as far as is known.
+    """Returns whether a parameter is a matrix that maps features to features, judged by its name.
 
     A matrix whose name tells of an embedding or a head does not map features to features. A matrix
-    without a name is assumed to.
+    without a name is assumed to map them.
+
+    param: the parameter, or its name and the parameter.
     """
     name, tensor = param if isinstance(param, tuple) else ("", param)
     return tensor.dim() == 2 and NO_MATRICES.search(_holder(name)) is None

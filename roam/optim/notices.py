@@ -23,7 +23,7 @@ NOT_THE_USERS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent
 
 
 class Notices:
-    """The warnings of one optimizer, each kind shown once."""
+    """Shows the warnings of one optimizer about the user's training code, each kind once."""
 
     def __init__(self, optimizer: str) -> None:
         self._optimizer = optimizer  # name of the optimizer's class

@@ -1,9 +1,10 @@
 """Makes the singular values of a matrix nearly equal, by a Newton-Schulz iteration.
 
-Uses Keller Jordan's quintic iteration, https://kellerjordan.github.io/posts/muon/. Five iterations
-with (a, b, c) = (3.4445, -4.7750, 2.0315) bring singular values to between about 0.7 and 1.2. Those
-below 1/700 of the matrix's Frobenius norm end smaller: five iterations enlarge them by at most
-3.4445⁵ = 485, after the matrix is divided by this norm.
+Uses Keller Jordan's quintic iteration, https://kellerjordan.github.io/posts/muon/: the matrix is
+divided by its Frobenius norm, and each iteration replaces a singular value x by a x + b x³ + c x⁵.
+Five iterations with (a, b, c) = (3.4445, -4.7750, 2.0315) bring singular values to between about
+0.7 and 1.2. Singular values below 1/700 of the Frobenius norm end smaller: five iterations enlarge
+them by at most 3.4445⁵ = 485.
 """
 
 from __future__ import annotations

@@ -24,11 +24,12 @@ from roam.optim.state_dicts import copied_attributes
 
 
 class OwningOptimizer(Optimizer):
-    """A torch.optim.Optimizer whose parameters have hooks, which pass it their gradients.
+    """A torch.optim.Optimizer whose parameters have hooks, which pass their gradients to it.
 
     The user may edit `param_groups`, and add and remove parameters. `look_at_groups` detects such
-    edits, claims the new parameters, and removes the hooks of those that left. Hooks of new
-    parameters are added by `hook_up` and `add_param_group`.
+    edits, claims the new parameters (becomes the one optimizer that folds their gradients), and
+    removes the hooks of parameters that left. `hook_up` and `add_param_group` add the hooks of new
+    parameters, and so does the step() of `FoldingOptimizer`.
 
     Attributes:
         rule: the class of the rule by which gradients are folded, in groups that name no other.
@@ -44,7 +45,7 @@ class OwningOptimizer(Optimizer):
         super().__init__(params, defaults)
 
     def absorb(self, param: Tensor, grad: Tensor) -> None:
-        """Folds a parameter's complete gradient of one micro-batch."""
+        """Folds a parameter's complete gradient of one micro-batch. Subclasses define how."""
         raise NotImplementedError
 
     def waits(self, param: Tensor) -> bool:
@@ -55,7 +56,7 @@ class OwningOptimizer(Optimizer):
         raise NotImplementedError
 
     def asked_for_gradient(self, param: Tensor | None) -> None:
-        """Called when the user's code finds no gradient to clip or to measure.
+        """Called when the user's code finds no gradient to clip or to measure. Does nothing here.
 
         `param` is the parameter without a gradient; None if the parameter is unknown.
         """
@@ -93,18 +94,23 @@ class OwningOptimizer(Optimizer):
         self._hooks.add_missing()
 
     def admit(self, param: Tensor, name: str | None) -> None:
-        """Called for each parameter that is new in the groups. Raises an error to refuse it.
+        """Called for each parameter that is new in the groups. Accepts all parameters here.
 
+        A subclass that overrides this method may raise HyperparameterError to refuse a parameter.
         `name` is the name that the user gave the parameter; None without one.
         """
 
     def accept(self, rule: FoldRule) -> None:
-        """Called for each new rule of a group. Raises HyperparameterError to refuse it."""
+        """Called for each new rule of a group. Accepts all rules here.
+
+        A subclass that overrides this method may raise HyperparameterError to refuse a rule.
+        """
 
     def facts(self, param: Tensor) -> tuple[Any, ...]:
         """Returns the values of the fields `of_parameter` of the parameter's rule, in their order.
 
-        Returns () if the rule has no such fields, or if they have their default values.
+        These fields of a rule differ between the parameters of a group. Returns () if the rule has
+        no such fields, or if they have their default values.
         """
         return ()
 
@@ -112,8 +118,8 @@ class OwningOptimizer(Optimizer):
         """Returns the parameter's rule, with the values that its group has now.
 
         Raises:
-            HyperparameterError: a value is out of its range, or the optimizer cannot follow the
-                rule.
+            HyperparameterError: a value is out of its range or has a wrong type, the group names a
+                rule that it may not have, or the optimizer cannot follow the rule.
             KeyError: the parameter is in no group.
         """
         return self._rule(self._members.places[param].group, self.facts(param))
@@ -125,8 +131,9 @@ class OwningOptimizer(Optimizer):
         if the groups have the same parameters as before.
 
         Raises:
-            HyperparameterError: a value of a group is out of its range, a parameter is in two
-                groups, or a new parameter does not fit its rule.
+            HyperparameterError: a value of a group is out of its range or has a wrong type, a group
+                names a rule that it may not have, a parameter is in two groups, or a new parameter
+                does not fit its rule.
         """
         before = self._members
         if before.are_in(self.param_groups):
@@ -156,9 +163,12 @@ class OwningOptimizer(Optimizer):
     def _rule(self, group: dict[str, Any], facts: tuple[Any, ...] = ()) -> FoldRule:
         """Returns the rule of those parameters of a group for which `self.facts` returns `facts`.
 
+        `facts` are values of the rule that differ between the parameters of a group.
+
         Raises:
-            HyperparameterError: a value is out of its range or has a wrong type, or the optimizer
-                cannot follow the rule. The message names the group.
+            HyperparameterError: a value is out of its range or has a wrong type, the group names a
+                rule that it may not have, or the optimizer cannot follow the rule. The message
+                names the group.
         """
         try:
             return self._rules.of(group, self.accept, facts)
