@@ -76,10 +76,10 @@ class AbsorbingOptimizer(RuledOptimizer):
         self.absorb_all([(param, grad)])
 
     def waits(self, param: Tensor) -> bool:
-        """Returns whether a parameter's gradient has to stay in `.grad`, and not be folded yet.
+        """Returns whether a parameter's gradient must stay in `.grad`, and may not be folded yet.
 
-        For example, another backward may be about to add to the gradient. Then remembers the
-        parameter, so that `absorb_held` folds the gradient later.
+        For example, another backward may be about to add to the gradient. If the gradient must
+        stay, remembers the parameter for `absorb_held`, which folds such gradients later.
         """
         waits = self.more_to_come is not None and self.more_to_come(param)
         if waits:

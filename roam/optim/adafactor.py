@@ -60,9 +60,9 @@ class AdafactorRule(FactoredRule):
 
 
 def _update(p: Tensor, row: Tensor, col: Tensor, g: Tensor, numbers: Tensor) -> None:
-    """Updates a matrix p [n, m] by its gradient g, in place, as the docstring of `Adafactor` says.
+    """Updates a matrix p [n, m] by its gradient g, in place, by the formulas of Adafactor.
 
-    Each row is cut into pieces of ROW elements (`elements`).
+    Each row of the matrix is cut into pieces of ROW elements (`elements`).
 
     p, g: of shape [n, m / ROW, ROW].
     row, col: of shapes [n, 1, 1] and [1, m / ROW, ROW]. Their product is 1 / √v, where v is the

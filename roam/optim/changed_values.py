@@ -21,7 +21,7 @@ from torch import Tensor
 from roam.core.errors import HyperparameterError
 from roam.optim.fold import FoldRule, StateSpec
 
-# values of a group that decide by their type only which states, and how many bytes, a rule needs
+# values of a group whose type, at most, decides which states a rule needs and what it allocates
 NUMBERS = ("lr", "betas", "eps")
 
 

@@ -8,9 +8,9 @@ some ranks only. So all ranks send large states in one fixed order. A state is s
 state itself, and all states before it in this order, have had their last fold. step() finds the
 largest number of states that any rank has sent, and every rank sends as many.
 
-A large state is sent without a copy, if it is contiguous. step() sends all other states: small
-ones, which are copied into one tensor, codes of 8 bits, which are decoded, and those of complex
-parameters. Plans of the backward count no bytes for these copies.
+A large state has at least 1 MiB (`Ranks.small`). It is sent without a copy, if it is contiguous.
+step() sends all other states: small ones, which are copied into one tensor, codes of 8 bits, which
+are decoded, and those of complex parameters. Plans of the backward count no bytes for these copies.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ from roam.optim.blocks import alike, block_size
 from roam.optim.fold import State, StateSpec, Turn
 
 GROUP = 64  # elements that share a scale, which takes 4 / 64 bytes an element
-# element i takes the random number that element i + APART took a step earlier; a prime (`offset`)
+# in each step, element i takes the random number that element i + APART took one step earlier; a
+# prime
 APART = 7919
 
 

@@ -100,7 +100,7 @@ class StateSpec:
 
 STEP = StateSpec("step", (), torch.float32)  # a tensor on the CPU that counts a parameter's updates
 GRAD_NORM = "grad_norm"  # state: the norm of a parameter's last gradient, for `max_norm`
-# by name of a method that returns a formula (operators of a graph), the methods that it replaces
+# by name of a method that returns a formula, the methods whose work the formula does in a graph
 FORMULAS = {
     "update_in_graph": ("update", "decay", "look", "fold", "apply"),
     "fold_in_graph": ("decay", "look", "fold"),
@@ -123,10 +123,7 @@ class Turn(NamedTuple):
     scale: float
 
     def once(self, factor: float) -> float:
-        """Returns `factor` for the first micro-batch of a mini-batch, and 1 for the others.
-
-        A state that each fold multiplies by the result decays once a mini-batch.
-        """
+        """Returns `factor` for the first micro-batch of a mini-batch, and 1 for the others."""
         return factor if self.micro_batch == 0 else 1.0
 
 
@@ -158,7 +155,10 @@ class FoldRule(ABC):
     folds_with: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **how: Any) -> None:
-        """Drops an inherited formula if the class overrides a method that it replaces, FORMULAS."""
+        """Makes an inherited `update_in_graph` or `fold_in_graph` return None if it no longer fits.
+
+        That is so if the class overrides a method whose work the formula does (FORMULAS).
+        """
         super().__init_subclass__(**how)
         for formula, methods in FORMULAS.items():
             own = vars(cls)
@@ -279,7 +279,7 @@ class AccumulatingRule(FoldRule):
         state[name].mul_(factor)
 
     def decoded(self, state: State, name: str) -> Tensor:
-        """Returns a state tensor that ranks combine (`over_ranks`) as numbers to add up.
+        """Returns a state tensor that ranks combine (`over_ranks`) as numbers that can be added.
 
         If the tensor holds codes, returns a new tensor, which `encode` stores again.
         """

@@ -76,8 +76,8 @@ class FoldingOptimizer(AbsorbingOptimizer):
 
         Does nothing within `deferred`.
         """
-        # `deferred` has a step traced as one graph, in which parameters that are read from
-        # param_groups would become constants
+        # within `deferred`, dynamo may trace this call as a part of the step: parameters that are
+        # read from param_groups would become constants of the graph
         if self._deferred:
             return
         if any(param.grad is not None for group in self.param_groups for param in group["params"]):

@@ -35,7 +35,7 @@ class FusedRule(AccumulatingRule):
 
     @property
     def prefers_formulas(self) -> bool:
-        """Whether a value of the rule is none that the fused kernel takes, such as `update_clip`.
+        """Whether a value of the rule, such as `update_clip`, asks for what the kernel cannot do.
 
         Then `update` computes the update by formulas.
         """

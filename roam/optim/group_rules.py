@@ -36,7 +36,7 @@ class GroupRules:
 
         Raises:
             HyperparameterError: the group names an unknown rule, or another optimizer's rule with
-                fields `of_parameter`, whose values only that optimizer knows.
+                fields that differ between parameters, whose values only that optimizer knows.
         """
         if (name := group.get(RULE)) is None:
             return self._own
@@ -85,7 +85,8 @@ class GroupRules:
         Args:
             group: the group.
             accept: called for a new rule; raises an error if the optimizer cannot follow the rule.
-            facts: the values of the rule's fields `of_parameter`; empty for their defaults.
+            facts: the values of the rule's fields that differ between the parameters of a group
+                (`FoldRule.of_parameter`); empty for the defaults of these fields.
 
         Raises:
             HyperparameterError: a value is out of its range, the optimizer cannot follow the rule,
@@ -110,7 +111,8 @@ class GroupRules:
 
         Args:
             group: the values, by name. No value of the rule may be missing.
-            facts: the values of the rule's fields `of_parameter`; empty for their defaults.
+            facts: the values of the rule's fields that differ between the parameters of a group
+                (`FoldRule.of_parameter`); empty for the defaults of these fields.
 
         Raises:
             HyperparameterError: a value is out of its range, or the group names a rule that no
@@ -121,7 +123,11 @@ class GroupRules:
         return kind(**values, **dict(zip(kind.of_parameter, facts, strict=False)))
 
     def like(self, rule: FoldRule, facts: tuple[Any, ...]) -> FoldRule:
-        """Returns a copy of `rule` with `facts` as the values of its fields `of_parameter`."""
+        """Returns a copy of `rule` for other parameters of its group.
+
+        facts: the values of the rule's fields that differ between the parameters of a group
+            (`FoldRule.of_parameter`); empty for the values in `rule`.
+        """
         return replace(rule, **dict(zip(rule.of_parameter, facts, strict=False)))
 
     def forget(self) -> None:

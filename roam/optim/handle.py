@@ -48,7 +48,7 @@ class OptimizerHandle:
         return self
 
     def __reduce__(self) -> tuple[type[OptimizerHandle], tuple[()]]:
-        """Pickles to an empty handle: another process looks up its own optimizers."""
+        """Pickles to a handle of no optimizer: another process looks up its own optimizers."""
         return OptimizerHandle, ()
 
     def __repr__(self) -> str:

@@ -102,7 +102,7 @@ class Lion(FoldingOptimizer):
     """Lion (arXiv 2302.06675): u = sign(β1 m + (1-β1) g),  p -= lr (u + λ p),  m = β2 m + (1-β2) g.
 
     g is the gradient, m the momentum, and λ `weight_decay`. One state for each element, m: 4 bytes
-    a parameter in float32, half of AdamW's. Use a learning rate 3 to 10 times smaller than AdamW's,
+    an element in float32, half of AdamW's. Use a learning rate 3 to 10 times smaller than AdamW's,
     and a weight decay larger by the same factor.
 
     Mode "release" is Lion exactly. Mode "accumulate" needs β1 = β2, and is exact then.

@@ -15,9 +15,9 @@ from roam.runtime.one_pass import OnePass
 def mean_square(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Returns the mean of x² over the dimensions that have size 1 in `shape` but not in x.
 
-    The result has the shape `shape` and at least float32. Large matrices are read by a compiled
-    kernel, if there is one. Other tensors are squared a few rows at a time, because x² as a whole
-    would take as much memory as x.
+    The result has the shape `shape`, and the dtype of x, or float32 if that has more digits. Large
+    matrices are read by a compiled kernel, if there is one. Other tensors are squared a few rows at
+    a time, because x² as a whole would take as much memory as x.
     """
     dims = tuple(d for d in range(x.dim()) if shape[d] != x.shape[d])
     found = torch.zeros(shape, dtype=wide(x.dtype), device=x.device)

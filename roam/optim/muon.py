@@ -139,12 +139,13 @@ class Muon(FoldingOptimizer):
     """torch.optim.Muon for matrices, and AdamW for all other parameters.
 
         b = μ b + (1-μ) g,   u = μ b + (1-μ) g with nesterov, else b
-        p -= lr (√max(1, n/m) NS(u) + λ p),   adjust_lr_fn="match_rms_adamw": 0.2 √max(n, m) NS(u)
+        p -= lr (√max(1, n/m) NS(u) + λ p)
 
     g is the gradient, μ `momentum` and λ `weight_decay`. NS makes the singular values of an n x m
-    matrix nearly equal (`orthogonalized`). One state for each element, b: 4 bytes a parameter in
-    float32, half of AdamW's. Mode "release" is torch's Muon. Mode "accumulate" is exact, because b
-    is linear in g, and needs nesterov=False.
+    matrix nearly equal (`orthogonalized`). With adjust_lr_fn="match_rms_adamw", the factor of NS(u)
+    is 0.2 √max(n, m). One state for each element, b: 4 bytes an element in float32, half of
+    AdamW's. Mode "release" is torch's Muon. Mode "accumulate" is exact, because b is linear in g,
+    and needs nesterov=False.
 
     Muon is for matrices that map features to features. The constructor splits each group that names
     no rule in two (a group added later is not split: without a rule it is Muon's):
@@ -216,8 +217,8 @@ def is_matrix(param: Tensor | tuple[str, Tensor]) -> bool:
 def _holder(name: str) -> str:
     """Returns the name of the module that holds a parameter: "up" for "blocks.0.up.weight".
 
-    For a member of a list, returns the name of the list: "heads" for "heads.1.weight". For a
-    parameter of the model itself, returns the parameter's own name: "head" for "head".
+    For a member of a list of modules, returns the name of the list: "heads" for "heads.1.weight".
+    For a parameter of the model itself, returns the parameter's own name: "head" for "head".
     """
     *modules, own = name.split(".")
     return next((m for m in reversed(modules) if not m.isdigit()), own)

@@ -49,7 +49,7 @@ class OwningOptimizer(Optimizer):
         raise NotImplementedError
 
     def waits(self, param: Tensor) -> bool:
-        """Returns whether a parameter's gradient has to stay in `.grad`, and not be folded yet.
+        """Returns whether a parameter's gradient must stay in `.grad`, and may not be folded yet.
 
         For example, another backward may be about to add to the gradient.
         """
@@ -83,7 +83,7 @@ class OwningOptimizer(Optimizer):
         return place is not None and bool(place.group.get("unfolded"))
 
     def hook_up(self) -> None:
-        """Adds the missing hooks of parameters that are new or no longer frozen."""
+        """Adds hooks to parameters that have none because they are new, or were frozen before."""
         self._hooks.add_missing()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
