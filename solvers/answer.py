@@ -50,14 +50,17 @@ class Answer(Generic[T]):
 
 
 def minimized(found: T, value: int, bound: int, work: int) -> Answer[T]:
-    """Returns the answer of a search for the order with the lowest peak, or for the lowest packing.
+    """Returns the answer of a search for the lowest peak, the lowest packing or a higher bound.
 
-    The answer's status is OPTIMAL if `value` is at most `bound`, and FEASIBLE otherwise.
+    The answer's status is OPTIMAL if `value` is at most `bound`, and FEASIBLE otherwise. OPTIMAL is
+    a proof only if `bound` is proven.
 
     Args:
-        found: the order, packing or proof that the search found.
-        value: the peak of the order, or the height of the packing, in bytes.
-        bound: a lower bound on the peak of every order, or the height of every packing, in bytes.
+        found: the order or packing found; of a search for a bound, the proof of `bound`.
+        value: the peak of the order found, or the height of the packing, in bytes; of a search for
+            a bound, the peak of the order that it was given.
+        bound: a lower bound on the peak of every order, or the height of every packing, in bytes;
+            or the bytes at which the caller let the search end, proven or not.
         work: the number of steps that the search took.
     """
     status = Outcome.OPTIMAL if value <= bound else Outcome.FEASIBLE

@@ -135,8 +135,10 @@ class SlimRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def static_rules(model: nn.Module) -> SlimRules:
     """Returns SlimAdam's rules for a transformer, chosen by each module's type and name.
 
+    The type decides for embeddings and norms, the module's name for the weights of linear modules.
     A parameter that several modules share goes by its first name, as in `model.named_parameters()`.
-    A parameter that matches no type and no name keeps its full second moment (role "no match").
+    Norms, vectors such as biases, and parameters that match nothing (role "no match") keep their
+    full second moments.
     """
     return SlimRules("static", {name: _static(owner) for name, owner in owners(model).items()})
 

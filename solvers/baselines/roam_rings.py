@@ -26,7 +26,7 @@ from roam.solvers.baselines.modelilp import Part, solve
 
 NODES = 60  # limit on the ops of one integer program
 # in `_spine`, stands in place of the op that ends a branch, for an op that belongs to no branch: it
-# leads to no gradient, weight update or running statistic, or to more than one
+# leads to no gradient, weight update or running statistic, or to one and to something else
 SEVERAL = -1
 
 

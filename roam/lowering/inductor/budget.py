@@ -61,11 +61,11 @@ class Fitted:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A choice that may be tried next.
+    """A choice of kernels to recompute that may be tried next.
 
     Attributes:
-        graph: the ops of a tried graph that may be recomputed.
-        chosen: the ops to recompute, and the predicted peak.
+        graph: the trial for whose kernels the choice was made, and which of them may run again.
+        chosen: the kernels to recompute, the predicted peak, and whether it is within the target.
     """
 
     graph: SavedChoice
