@@ -10,7 +10,7 @@ object that stands for this lowering in `roam.lowering.table`.
 Before the joint graph (forward and backward in one) is partitioned, copies of ops and transfers to
 a folder may be added to it, so that the step takes less memory (read `edited_graph`):
 
-    free_recompute               chooses ops to recompute if the user gave no budget
+    free_recompute, free_search  choose ops to recompute if the user gave no budget
     aot_eager                    finds the bytes that PyTorch's aot_eager would take for the graph
     kept_budget, budget          keep the user's budget when the graph is compiled
     budget_search, budget_graph  search for copies of ops, and add them to the graph

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -29,10 +29,29 @@ from torch._functorch.partitioners import (
 from roam.capture.fx_problem import Captured
 from roam.core.lifetime import live_curve
 from roam.core.machine import Bytes
-from roam.lowering.aten.budget_graph import with_room
+from roam.lowering.aten.budget_graph import with_outputs_dropped, with_room
 from roam.lowering.aten.partitioned_graph import Parts
 from roam.passes.pipeline import Pass, copied, rewritten
 from roam.planner import least_with_copies
+
+
+class Peaks(NamedTuple):
+    """The peaks of one graph, in transient bytes, with different things going on around it.
+
+    Attributes:
+        beside_others: other graphs take some bytes between the forward and the backward, counted
+            beside the tensors saved for the backward (`with_room`).
+        held: no other graph runs, and the user holds the forward's outputs to the end of the step.
+        dropped: no other graph runs, and the user drops the outputs before the backward.
+    """
+
+    beside_others: Bytes
+    held: Bytes
+    dropped: Bytes
+
+    def are_within(self, limits: Peaks) -> bool:
+        """Returns whether none of the peaks is above the same peak of `limits`."""
+        return all(peak <= limit for peak, limit in zip(self, limits, strict=True))
 
 
 @dataclass(frozen=True)
@@ -47,14 +66,19 @@ class Partitioned:
     captured: Captured
     again: Collection[str]
 
-    def peak(self, room: Bytes) -> Bytes:
-        """Returns the peak in program order, in transient bytes, if every op allocates its results.
+    def peaks(self, room: Bytes) -> Peaks:
+        """Returns the peaks in program order.
 
-        room: bytes that other graphs take between this graph's forward and its backward. They are
-            counted beside the tensors saved for the backward (`with_room`).
+        room: bytes that other graphs take between this graph's forward and its backward.
         """
-        problem = with_room(self.captured, room).problem
-        return max(live_curve(problem, range(len(problem.ops)), {}), default=0)
+        views = with_room(self.captured, room), self.captured, with_outputs_dropped(self.captured)
+        return Peaks(*(_program_peak(view) for view in views))
+
+
+def _program_peak(captured: Captured) -> Bytes:
+    """Returns the peak in program order if every op allocates its results."""
+    problem = captured.problem
+    return max(live_curve(problem, range(len(problem.ops)), {}), default=0)
 
 
 @dataclass(frozen=True)

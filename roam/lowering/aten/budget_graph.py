@@ -21,7 +21,7 @@ from roam.capture.node_facts import looks_at_storage
 from roam.capture.roofline import OpWork
 from roam.capture.usual_costs import Costs
 from roam.core.machine import Bytes, Seconds
-from roam.core.problem import BufferId, OpId
+from roam.core.problem import BufferId, Kind, OpId
 from roam.inspect.recomputed import Again
 from roam.passes.geometry import storage_key, tensors, value
 from roam.passes.pipeline import copied, run
@@ -237,3 +237,23 @@ def with_room(captured: Captured, room: Bytes) -> Captured:
     first = captured.nodes.index(None)  # the op that makes the tangents
     ops[first] = msgspec.structs.replace(ops[first], scratch=ops[first].scratch + room)
     return replace(captured, problem=msgspec.structs.replace(captured.problem, ops=tuple(ops)))
+
+
+def with_outputs_dropped(captured: Captured) -> Captured:
+    """Returns `captured`, as if the user dropped the forward's outputs before the backward runs.
+
+    Many training loops do: they keep the loss, and with it the graph, but not the logits. Outputs
+    that the backward reads stay until their last reader has run. Returns `captured` unchanged if it
+    has no backward.
+    """
+    if None not in captured.nodes:
+        return captured
+    problem, first = captured.problem, captured.nodes.index(None)  # this op makes the tangents
+    buffers, ops = list(problem.buffers), list(problem.ops)
+    outputs = [b for op in ops[:first] for b in op.creates if buffers[b].kind is Kind.OUTPUT]
+    for b in outputs:
+        buffers[b] = msgspec.structs.replace(buffers[b], kind=Kind.TEMPORARY)
+    reads = tuple(dict.fromkeys((*ops[first].reads, *outputs)))
+    ops[first] = msgspec.structs.replace(ops[first], reads=reads)
+    changed = msgspec.structs.replace(problem, buffers=tuple(buffers), ops=tuple(ops))
+    return replace(captured, problem=changed)

@@ -15,42 +15,33 @@ choice is the same on every machine.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
 
-import msgspec
 from torch import fx
 
 from roam.capture.fake_copies import without_fakes
-from roam.capture.fx_problem import Captured
 from roam.capture.graph_names import DynamoGraph
-from roam.capture.usual_costs import UsualCosts
 from roam.core.errors import UnplannableError
 from roam.core.machine import Bytes, Seconds
 from roam.core.plan import Plan
 from roam.core.sizes import show_size
 from roam.inspect.nesting import left_by_forward
 from roam.inspect.recomputed import Recomputed, runs_again
-from roam.lowering.aten.aot_eager import AotEager, Partitioned, at_least
-from roam.lowering.aten.budget_graph import BudgetGraph, by_module, with_room
-from roam.lowering.aten.budget_search import Best, Searches, Trial, search
+from roam.lowering.aten.aot_eager import AotEager, at_least
+from roam.lowering.aten.budget_graph import (
+    BudgetGraph,
+    by_module,
+    with_outputs_dropped,
+    with_room,
+)
+from roam.lowering.aten.budget_search import Trial
+from roam.lowering.aten.free_search import FreeSearch, peak_if_dropped
 from roam.passes.geometry import renew_views
 from roam.passes.pipeline import copied
-from roam.planner import (
-    QUICK,
-    Copies,
-    Settings,
-    lowest_peak,
-    peak_without,
-    placed,
-    plan,
-    saved_buffers,
-)
+from roam.planner import Settings, peak_without, plan, saved_buffers
 
 log = logging.getLogger("roam")
 
-SHARE = 0.005  # part of the step's time that all copies together may take: too short to measure
 DECIDING: Seconds = 1.0  # limit on the planning work for each candidate, while they are compared
 
 
@@ -148,16 +139,21 @@ def _choose(
     first = plan(problem, settings)
     none = _Chosen(joint, first)
     saved = saved_buffers(problem, BudgetGraph(joint, captured, None, first.peak).boundary)
-    least = peak_without(problem, first.order, first.reuse, saved)
-    if least == first.peak and (alone or not saved):
+    dropping = with_outputs_dropped(captured)
+    least, least_if_dropped = (
+        peak_without(p, first.order, first.reuse, saved) for p in (problem, dropping.problem)
+    )
+    unchanged = least == first.peak and least_if_dropped == peak_if_dropped(captured, first)
+    if unchanged and (alone or not saved):
         return none
     room = 0 if alone else first.peak
-    search = _Search(joint, captured, first, trial, settings, smallest, room)
+    search = FreeSearch(joint, captured, first, trial, settings, smallest, room)
     best = search.at_no_price() if first.peak - least >= smallest or not alone else None
     if other is not None:
-        roomy = with_room(captured, room)
-        peak = search.peak if best is None else search.peak_of(best)
-        if peak > max(least, at_least(joint, roomy)):
+        peaks = search.peaks_of(best)
+        above = peaks.beside_others > max(least, at_least(joint, with_room(captured, room)))
+        above = above or peaks.dropped > max(least_if_dropped, at_least(joint, dropping))
+        if above:
             best = search.as_low_as(other.partitioned(), best)
     if best is None:
         return none
@@ -179,122 +175,3 @@ def _choose(
         left=left_by_forward(problem, first),
     )
     return _Chosen(best.joint, best.plan, told)
-
-
-@dataclass
-class _Search:
-    """Searches for copies, and compares choices by the peaks of their plans.
-
-    Attributes:
-        joint: the graph without copies.
-        captured: the Problem of `joint`.
-        first: the plan of `captured`.
-        trial: partitions a graph and reads the Problem off the parts.
-        settings: how to plan.
-        smallest: tensors of fewer bytes are recomputed only if the peak would else be above
-            aot_eager's.
-        room: bytes that other graphs are assumed to need between the forward and the backward of
-            this one; 0 if there are none. They count on top of the tensors that this graph saves.
-    """
-
-    joint: fx.GraphModule
-    captured: Captured
-    first: Plan
-    trial: Trial
-    settings: Settings
-    smallest: Bytes
-    room: Bytes
-
-    @cached_property
-    def searches(self) -> Searches:
-        costs, plans = UsualCosts(), {self.first.fingerprint: self.first}
-        captured, plan_of = priced(self.captured, costs), partial(plan, settings=self.settings)
-        how = self.trial, plan_of, costs, plans
-        return Searches(self.joint, captured, self.first, *how)
-
-    @cached_property
-    def peak(self) -> Bytes:
-        """The peak without copies, with the bytes that other graphs need (`room`) counted."""
-        roomy = with_room(self.captured, self.room).problem
-        return plan(roomy, self.settings).peak if self.room else self.first.peak
-
-    def peak_of(self, best: Best) -> Bytes:
-        """Returns the peak of a choice, with the bytes that other graphs need (`room`) counted."""
-        return self.searches.planned(best.joint, self.room).peak if self.room else best.plan.peak
-
-    def at_no_price(self) -> Best | None:
-        """Searches for copies that lower the peak most and take at most SHARE of the step's time.
-
-        Recomputes no tensor of fewer than `smallest` bytes. Returns None if no copies are found, or
-        if they lower the peak by fewer than `smallest` bytes.
-        """
-        _, graph = self.searches.graphs(self.room)
-        seconds = SHARE * graph.step.seconds
-        forms = {i: form for i, form in graph.step.forms.items() if form.cost <= seconds}
-        step = replace(graph.step, forms=forms, smallest=self.smallest)
-        copies = lowest_peak(step, seconds)
-        if not copies.placed:
-            return None
-        found = self.planned(graph, copies)
-        return found if self.peak - self.peak_of(found) >= self.smallest else None
-
-    def as_low_as(self, theirs: Partitioned, best: Best | None) -> Best | None:
-        """Searches for a choice whose peak is at most aot_eager's, beside other graphs and alone.
-
-        Tries in turn: `best`; the cheapest choice that a quick search finds; the ops that aot_eager
-        recomputes, first in planned order, then in program order. Returns the first choice with at
-        most aot_eager's peak. If there is none, returns the choice with the lowest peak, or None if
-        that is no lower than the peak without copies.
-
-        Args:
-            theirs: the graph as aot_eager runs it.
-            best: the choice found so far; None for no copies, which may suffice too.
-        """
-        peak = self.peak if best is None else self.peak_of(best)
-        own = self.searches.first.peak if best is None else best.plan.peak
-        limit = theirs.peak(self.room)
-
-        def is_low(found: Best) -> bool:
-            return self.peak_of(found) <= limit and found.plan.peak <= theirs.peak(0)
-
-        if peak <= limit and own <= theirs.peak(0):
-            return best
-        tried = [] if best is None else [best]
-        for found in self._below(limit, theirs):
-            if is_low(found):
-                return found
-            tried.append(found)
-        lowest = min(tried, key=self.peak_of)
-        return lowest if self.peak_of(lowest) < self.peak else None
-
-    def _below(self, limit: Bytes, theirs: Partitioned) -> Iterator[Best]:
-        """Yields up to three choices: the cheapest found within `limit`, then aot_eager's copies.
-
-        limit: aot_eager's peak, with the bytes that other graphs need (`room`) counted.
-        theirs: the graph as aot_eager runs it. Its copies are tried in planned and program order.
-        """
-        program, by_plan = self.searches.graphs(self.room)
-        roomy = partial(self.searches.planned, room=self.room)
-        if (found := search(by_plan, limit, roomy, QUICK)) is not None:
-            yield replace(found, plan=self.searches.planned(found.joint))
-        for graph in (by_plan, program):
-            names = [None if n is None else n.name for n in graph.captured.nodes[: graph.boundary]]
-            again = frozenset(i for i, name in enumerate(names) if name in theirs.again)
-            choice = placed(graph.step, again, graph.step.boundary)
-            yield self.planned(graph, Copies.of(graph.step, choice))
-
-    def planned(self, graph: BudgetGraph, copies: Copies) -> Best:
-        """Adds copies to the joint graph of `graph`. Plans the result as if no other graph ran."""
-        edited = graph.edited(copies)
-        return Best(edited, self.searches.planned(edited), copies)
-
-
-def priced(captured: Captured, costs: UsualCosts) -> Captured:
-    """Returns `captured` with the costs of a usual machine, for the ops that have an estimate."""
-    graphs = [captured.forward, *([] if captured.backward is None else [captured.backward])]
-    known = costs.of(graphs, captured.numbers)
-    ops = tuple(
-        op if node not in known else msgspec.structs.replace(op, cost=known[node].seconds)
-        for op, node in zip(captured.problem.ops, captured.nodes, strict=True)
-    )
-    return replace(captured, problem=msgspec.structs.replace(captured.problem, ops=ops))
