@@ -143,17 +143,19 @@ def _choose(
     least, least_if_dropped = (
         peak_without(p, first.order, first.reuse, saved) for p in (problem, dropping.problem)
     )
-    unchanged = least == first.peak and least_if_dropped == peak_if_dropped(captured, first)
-    if unchanged and (alone or not saved):
+    now = first.peak, peak_if_dropped(captured, first)
+    if now == (least, least_if_dropped) and (alone or not saved):
         return none
     room = 0 if alone else first.peak
     search = FreeSearch(joint, captured, first, trial, settings, smallest, room)
     best = search.at_no_price() if first.peak - least >= smallest or not alone else None
     if other is not None:
         peaks = search.peaks_of(best)
-        above = peaks.beside_others > max(least, at_least(joint, with_room(captured, room)))
-        above = above or peaks.dropped > max(least_if_dropped, at_least(joint, dropping))
-        if above:
+        compared = (
+            (peaks.beside_others, least, with_room(captured, room)),
+            (peaks.dropped, least_if_dropped, dropping),
+        )
+        if any(peak > low and peak > at_least(joint, view) for peak, low, view in compared):
             best = search.as_low_as(other.partitioned(), best)
     if best is None:
         return none

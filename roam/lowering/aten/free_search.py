@@ -86,15 +86,17 @@ class FreeSearch:
         if not copies.placed:
             return None
         found = self.planned(graph, copies)
-        return found if self.peaks[0] - self.peaks_of(found)[0] >= self.smallest else None
+        lower = self.peaks.beside_others - self.peaks_of(found).beside_others
+        return found if lower >= self.smallest else None
 
     def as_low_as(self, theirs: Partitioned, best: Best | None) -> Best | None:
-        """Searches for a choice none of whose peaks (`Peaks`) is above aot_eager's.
+        """Searches for a choice of copies none of whose three peaks is above aot_eager's.
 
         Tries in turn: `best`; the cheapest choice that a quick search finds; the ops that aot_eager
-        recomputes, first in planned order, then in program order. Returns the first choice with at
-        most aot_eager's peaks. If there is none, returns the choice with the lowest peaks, the
-        first of them first, or None if they are no lower than without copies.
+        recomputes, first in planned order, then in program order. Returns the first choice of which
+        no peak is above aot_eager's. If there is none, returns the choice with the lowest peak
+        beside other graphs; at a draw, the one with the lower peak alone. Returns None, for no
+        copies, if no choice is lower than that.
 
         Args:
             theirs: the graph as aot_eager runs it.
@@ -113,7 +115,7 @@ class FreeSearch:
     def _below(self, limits: Peaks, theirs: Partitioned) -> Iterator[Best]:
         """Yields up to three choices: the cheapest found within a limit, then aot_eager's copies.
 
-        limits: aot_eager's peaks. The first of them is the limit.
+        limits: aot_eager's peaks. The limit is the one beside other graphs.
         theirs: the graph as aot_eager runs it. Its copies are tried in planned and program order.
         """
         program, by_plan = self.searches.graphs(self.room)

@@ -61,7 +61,7 @@ class Skyline(NamedTuple):
 
     Attributes:
         height: by section, the top of its placed items.
-        floor: by section, the lowest address that any of its items can have that are not placed.
+        floor: by section, the lowest address at which any of its items that are not placed can lie.
         load: by section, the bytes of its items that are not placed.
         offset: by item, its offset if it is placed, else NOWHERE.
         lowest: by item, the lowest address that it can have above the placed items.
