@@ -232,21 +232,45 @@ class Program:
         earlier op of the segment, or a copy for which the same literal is true. Returns None if the
         copy cannot run so early.
         """
-        again, reach = self.again.get((i, k)), self.reach
-        if again is None or reach.earliest[i, k] > p:
-            return None
-        if reach.latest[i, k] <= p:
-            return again
-        if (i, k, p) not in self.stands:
-            readers = reach.readers_again(i, k)
-            reasons = [x for c in readers if (x := self._stands(c, k, p)) is not None]
-            found = self.model.new_bool_var(f"{i} stands by {p} in {k}")
+        for j in self._undefined(i, k, p):
+            again = self.again[j, k]
+            readers = self.reach.readers_again(j, k)
+            reasons = [x for c in readers if (x := self._known(c, k, p)) is not None]
+            found = self.model.new_bool_var(f"{j} stands by {p} in {k}")
             self.model.add_implication(found, again)
             self.model.add_bool_or([found.negated(), *reasons])
             for x in reasons:
                 self.model.add_bool_or([found, again.negated(), x.negated()])
-            self.stands[i, k, p] = found
-        return self.stands[i, k, p]
+            self.stands[j, k, p] = found
+        return self._known(i, k, p)
+
+    def _undefined(self, i: OpId, k: int, p: OpId) -> list[OpId]:
+        """Returns the ops whose variables in `stands` that of op i needs and which do not exist yet.
+
+        Each op comes after those that its own variable needs. They are later ops of the forward:
+        those whose copies read the copy of op i, those whose copies read theirs, and so on. Such a
+        chain may be as long as the forward, too long to follow by recursion.
+        """
+        found: set[OpId] = set()
+        waiting = [i]
+        while waiting:
+            j = waiting.pop()
+            if j not in found and (j, k, p) not in self.stands and self._is_open(j, k, p):
+                found.add(j)
+                waiting += self.reach.readers_again(j, k)
+        return sorted(found, reverse=True)
+
+    def _is_open(self, i: OpId, k: int, p: OpId) -> bool:
+        """Returns whether the choice decides if the copy of op i in segment k runs before op p."""
+        earliest = self.reach.earliest.get((i, k))
+        return earliest is not None and earliest <= p < self.reach.latest[i, k]
+
+    def _known(self, i: OpId, k: int, p: OpId) -> Literal | None:
+        """Returns the literal that `_stands` returns. Its variable must exist, if it needs one."""
+        if self._is_open(i, k, p):
+            return self.stands[i, k, p]
+        earliest = self.reach.earliest.get((i, k))
+        return None if earliest is None or earliest > p else self.again[i, k]
 
     def add_row(self, moment: Moment, extra: Bytes = 0) -> None:
         """Adds a constraint: the live bytes at a moment, plus `extra`, are at most `self.most`.

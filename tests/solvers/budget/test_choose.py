@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from itertools import product
 
@@ -240,3 +241,16 @@ def test_a_row_is_the_live_bytes_at_its_moment(
     solver = CpSolver()
     assert solver.solve(program.model) == OPTIMAL
     assert [value_of(row, solver) for row in rows] == curve.live
+
+
+def test_a_chain_of_copies_may_be_longer_than_python_may_recurse() -> None:
+    """A refusal for GPT-2 XL ended in a RecursionError: copies read copies read copies."""
+    n = 2 * sys.getrecursionlimit()
+    step = step_of(chain([1] * n, [1.0] * n), segments=1)
+    program = Program(Reach(step, n))
+    row = program.row((step.boundary + n // 2, 0))  # copies of the first half may stand there
+    for again in program.again.values():
+        program.model.add(again == 1)
+    solver = CpSolver()
+    assert solver.solve(program.model) == OPTIMAL
+    assert value_of(row, solver) == n // 2 + 1  # copies that are not read yet, and one gradient
