@@ -245,9 +245,9 @@ class Program:
         return self._known(i, k, p)
 
     def _undefined(self, i: OpId, k: int, p: OpId) -> list[OpId]:
-        """Returns the ops whose variables in `stands` that of op i needs and which do not exist yet.
+        """Returns the ops whose variables in `stands` do not exist yet: op i and those it needs.
 
-        Each op comes after those that its own variable needs. They are later ops of the forward:
+        Each op comes after those that its own variable needs. These are later ops of the forward:
         those whose copies read the copy of op i, those whose copies read theirs, and so on. Such a
         chain may be as long as the forward, too long to follow by recursion.
         """

@@ -8,7 +8,7 @@ lowered by as many bytes as the plan was below or above the limit that it has to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from torch import fx
@@ -158,16 +158,17 @@ class Searches:
     def beside_others(self, budget: Budget, limit: Bytes, unlimited: Unlimited) -> Best:
         """Returns a choice for a graph, if other graphs run between its forward and its backward.
 
-        The bytes that the graph saves are those that its forward leaves for its backward. Of these
-        it should save no more than its allowance: limit / OTHERS or, if the budget is a share
-        ("60%"), this share of what the graph saves without a budget. Searches with one aim after
-        another, until a choice is found:
+        The bytes that the graph saves are those that its forward leaves for its backward. They are
+        held while the others run, so it should save few. Searches with one aim after another, until
+        a choice is found:
 
-        1. The graph's peak is within the limit, and it saves no more than its allowance.
-        2. If the budget is a share: the graph's peak is within the limit, whatever it saves.
-        3. If the budget is a share: the graph saves no more than its allowance, and its peak is no
+        1. The graph's peak is within the limit, and it saves no more than its allowance: limit /
+           OTHERS or, if the budget is a share ("60%"), this share of what it saves without a
+           budget. If no choice is found, the allowance is doubled, up to the limit.
+        2. If the budget is a share: the graph saves no more than its allowance, and its peak is no
            higher than the smallest found.
-        4. The graph saves as little as possible, even if its peak is above the limit.
+        3. If the budget is a share: the graph saves as little as possible. If not: its peak is as
+           low as possible. Then the peak may be above the limit.
 
         Args:
             budget: the user's budget.
@@ -176,13 +177,23 @@ class Searches:
         """
         shares = budget.of is Of.SHARE
         saved = int(budget.amount * unlimited.left) if shares else limit // OTHERS
-        best = self.cheapest(limit, limit - saved) if limit > saved else None
-        if best is None and shares and limit > 0:
-            best = self.cheapest(limit)
-        if best is None and shares:
-            low = self.smallest()
-            best = self.cheapest(low.plan.peak, max(0, low.plan.peak - saved))
+        for allowed in _doubled(saved, limit):
+            if (best := self.cheapest(limit, limit - allowed)) is not None:
+                return best
+        low = self.smallest()
+        if not shares:
+            return low
+        best = self.cheapest(low.plan.peak, max(0, low.plan.peak - saved))
         return best or self.smallest(self.first.peak)
+
+
+def _doubled(allowance: Bytes, limit: Bytes) -> Iterator[Bytes]:
+    """Yields the allowance, its double, and so on, and at last the limit; nothing if that is 0."""
+    while 0 < allowance < limit:
+        yield allowance
+        allowance *= 2
+    if limit > 0:
+        yield limit
 
 
 # fingerprint of a Problem without copies -> the choices of copies planned for it in this process
