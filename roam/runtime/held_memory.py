@@ -115,6 +115,8 @@ def run_of(graph: str, made: Iterable[Tensor]) -> Run | None:
 def persistent(args: Sequence[Any], of_graph: Bytes) -> dict[int, Bytes]:
     """Returns the bytes of a graph's inputs by address; under 0 its states, which are no inputs.
 
+    Leaves out inputs that another graph has made: the marks on their memory count them.
+
     Fake inputs have no address, and count as states: the graphs of a compiled
     DistributedDataParallel are compiled for fake ones.
 
@@ -123,9 +125,10 @@ def persistent(args: Sequence[Any], of_graph: Bytes) -> dict[int, Bytes]:
         of_graph: bytes of all that is persistent.
     """
     real = (a for a in args if isinstance(a, Tensor) and not is_fake(a))
-    storages = (a.untyped_storage() for a in real)
-    found = {s.data_ptr(): s.nbytes() for s in storages}
-    return {**found, 0: max(0, of_graph - sum(found.values()))}
+    storages = {s.data_ptr(): s for s in (a.untyped_storage() for a in real)}
+    states = max(0, of_graph - sum(s.nbytes() for s in storages.values()))
+    users = {p: s.nbytes() for p, s in storages.items() if mark_of(s) is None}
+    return {**users, 0: states}
 
 
 @dataclass(frozen=True)

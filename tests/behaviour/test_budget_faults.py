@@ -18,6 +18,8 @@ import roam
 from roam.core.errors import BudgetError
 from roam.inspect.measure import measure_peak
 from roam.optim import AdamA
+from roam.runtime.held_memory import Held
+from roam.runtime.held_memory import Run as HeldRun
 from tests.helpers import assert_equal, compiler, grads, random, snapshot, unfused
 
 WIDTH, ROWS = 32, 256
@@ -98,6 +100,15 @@ class Broken(nn.Sequential):
         x = self[1](x)
         torch._dynamo.graph_break()
         return self[2](x)  # type: ignore[no-any-return]
+
+
+class LossApart(nn.Sequential):
+    """A graph break behind its blocks: the loss is a graph of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        torch._dynamo.graph_break()
+        return x
 
 
 class Looped(nn.Sequential):
@@ -326,6 +337,56 @@ def test_several_graphs_share_a_size() -> None:
     assert persistent + peak <= budget
     with pytest.raises(BudgetError, match=r"graphs that ran before it|held beside it"):
         trained(broken, once, "roam", budget=persistent + without * 6 // 10)
+
+
+def loss_apart() -> nn.Module:
+    return LossApart(*(Attention(fused=False) for _ in range(4)))
+
+
+@pytest.mark.parametrize("share", [pytest.param(70, marks=slow), 50])
+def test_a_graph_that_others_follow_may_save_what_it_must(share: int) -> None:
+    """Its saved tensors did not fit into an eighth of the budget, so it was refused.
+
+    The error named a smallest total that was below the budget.
+    """
+    expected, _ = trained(loss_apart, once, "aot_eager")
+    _, without = trained(loss_apart, once, "roam")
+    persistent = sum(p.nbytes for p in loss_apart().parameters()) + ROWS * WIDTH * 4
+    budget = persistent + without * share // 100
+    found, peak = trained(loss_apart, once, "roam", budget=budget)
+    assert_equal(found, expected)
+    assert persistent + peak <= budget
+
+
+def test_what_one_graph_hands_to_the_next_is_counted_once() -> None:
+    """The first graph's output was counted again, as an input that is there before the step."""
+    torch.manual_seed(0)
+    model, x = Loss(blocks(LossApart)), random(ROWS, WIDTH)
+    run = unfused(model, budget="1GiB")
+    loss = run(x)
+    held = Held.beside(HeldRun("another"), earlier=True)
+    last = max((mark.run for mark in held.marks), key=lambda other: other.number)
+    assert last.graph != held.pending[0].graph
+    assert loss.requires_grad
+    assert sum(last.persistent.values()) == 0
+
+
+def test_garbage_is_collected_before_a_run_is_refused() -> None:
+    """Tensors in a cycle of Python objects are held until someone collects it."""
+    persistent = sum(p.nbytes for p in blocks().parameters()) + ROWS * WIDTH * 4
+    _, without = trained(blocks, once, "roam")
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    model, x = Loss(blocks()), random(ROWS, WIDTH)
+    run = unfused(model, budget=persistent + without + SLACK)
+    gc.disable()
+    try:
+        cycle: list[Any] = [run(x)]
+        cycle.append(cycle)
+        del cycle
+        run(x).backward()
+    finally:
+        gc.enable()
 
 
 def test_gradients_that_may_not_be_folded_do_not_exceed_it() -> None:

@@ -17,8 +17,10 @@ then the limit is not known before the backward, and a forward raises nothing.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from roam.capture.graph_names import DynamoGraph
@@ -36,6 +38,24 @@ WAYS_OUT = (
     "sum of losses in place of retain_graph=True; no saved tensor hooks; "
     "zero_grad(set_to_none=True) before the forward; one graph in place of several; a larger budget"
 )
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What a run takes together with what is held beside it.
+
+    Attributes:
+        held: what is held beside it.
+        taken: transient bytes of the run and of all held beside it.
+        most: the limit on `taken`.
+        persistent: persistent bytes of the run and of those beside it; 0 unless the budget is a
+            total.
+    """
+
+    held: Held
+    taken: Bytes
+    most: Bytes
+    persistent: Bytes
 
 
 @dataclass(frozen=True)
@@ -176,6 +196,36 @@ class SharedBudget:
             BudgetError: the budget allows fewer bytes. Not raised for a forward if only backwards
                 raise (`deferred`).
         """
+        look = partial(self._sums, run, args, need, without, earlier=earlier, late=late)
+        sums, raises = look(), late or not self.deferred
+        if raises and sums.taken > sums.most:
+            del sums  # it keeps the marks, and so they would count again
+            gc.collect()  # tensors in cycles of Python objects were counted, which nobody needs
+            sums = look()
+        if raises and sums.taken > sums.most:
+            raise BudgetError(
+                f"{self.graph.name}: {doing} takes {show_size(sums.taken)} together with what is "
+                f"held beside it ({sums.held}), and the budget of {self.budget.text} allows "
+                f"{show_size(sums.most)}. {WAYS_OUT}",
+                budget=sums.most + sums.persistent,
+                found=sums.taken + sums.persistent,
+            )
+        return sums.taken
+
+    def _sums(
+        self,
+        run: Run,
+        args: Sequence[Any],
+        need: Bytes,
+        without: Bytes,
+        *,
+        earlier: bool,
+        late: bool,
+    ) -> _Sums:
+        """Adds up what a run takes and what is held beside it. The arguments are those of `_taken`.
+
+        Unless the budget is a total, raises limits (`Run.most`) as `_taken` says.
+        """
         held = Held.beside(run, earlier=earlier and self.budget.of is Of.TOTAL)
         tangents = run.share.footprint.tangents if late else ()
         beside = held.to_budget(run, args, (args[i] for i in tangents))
@@ -185,18 +235,10 @@ class SharedBudget:
             most = max([most, *(other.most for other in held.pending)])
             for each in (run, *held.pending):
                 each.most = most
-        taken, there = max(need + beside.now, run.taken), 0
+        there = 0
         if self.budget.of is Of.TOTAL:
             there = run.share.footprint.persistent + beside.persistent
-        if taken > most and (late or not self.deferred):
-            raise BudgetError(
-                f"{self.graph.name}: {doing} takes {show_size(taken)} together with what is held "
-                f"beside it ({held}), and the budget of {self.budget.text} allows "
-                f"{show_size(most)}. {WAYS_OUT}",
-                budget=most + there,
-                found=taken + there,
-            )
-        return taken
+        return _Sums(held, max(need + beside.now, run.taken), most, there)
 
     def _most(self, run: Run, beside: Beside, without: Bytes) -> Bytes:
         """Returns the transient bytes that the run and all held beside it may take together.
