@@ -115,7 +115,7 @@ def run_of(graph: str, made: Iterable[Tensor]) -> Run | None:
 def persistent(args: Sequence[Any], of_graph: Bytes) -> dict[int, Bytes]:
     """Returns the bytes of a graph's inputs by address; under 0 its states, which are no inputs.
 
-    Leaves out inputs that another graph has made: the marks on their memory count them.
+    Leaves out inputs that a graph has made: they are counted by the marks on their memory.
 
     Fake inputs have no address, and count as states: the graphs of a compiled
     DistributedDataParallel are compiled for fake ones.

@@ -245,11 +245,11 @@ class Program:
         return self._known(i, k, p)
 
     def _undefined(self, i: OpId, k: int, p: OpId) -> list[OpId]:
-        """Returns the ops whose variables in `stands` do not exist yet: op i and those it needs.
+        """Returns the ops that need a variable in `stands`, for segment k and op p, and have none.
 
-        Each op comes after those that its own variable needs. These are later ops of the forward:
-        those whose copies read the copy of op i, those whose copies read theirs, and so on. Such a
-        chain may be as long as the forward, too long to follow by recursion.
+        These are op i, the later ops whose copies read the copy of op i, the ops whose copies read
+        theirs, and so on. The last op of the forward comes first, so each op comes after those that
+        read it. Does not recurse, because such a chain may be as long as the forward.
         """
         found: set[OpId] = set()
         waiting = [i]
@@ -262,15 +262,18 @@ class Program:
 
     def _is_open(self, i: OpId, k: int, p: OpId) -> bool:
         """Returns whether the choice decides if the copy of op i in segment k runs before op p."""
-        earliest = self.reach.earliest.get((i, k))
-        return earliest is not None and earliest <= p < self.reach.latest[i, k]
+        return self._may_stand(i, k, p) and p < self.reach.latest[i, k]
+
+    def _may_stand(self, i: OpId, k: int, p: OpId) -> bool:
+        """Returns whether op i may have a copy in segment k that runs before op p."""
+        earliest = self.reach.earliest
+        return (i, k) in earliest and earliest[i, k] <= p
 
     def _known(self, i: OpId, k: int, p: OpId) -> Literal | None:
-        """Returns the literal that `_stands` returns. Its variable must exist, if it needs one."""
+        """Returns the literal of `_stands`. If it is a variable in `stands`, this must exist."""
         if self._is_open(i, k, p):
             return self.stands[i, k, p]
-        earliest = self.reach.earliest.get((i, k))
-        return None if earliest is None or earliest > p else self.again[i, k]
+        return self.again[i, k] if self._may_stand(i, k, p) else None
 
     def add_row(self, moment: Moment, extra: Bytes = 0) -> None:
         """Adds a constraint: the live bytes at a moment, plus `extra`, are at most `self.most`.

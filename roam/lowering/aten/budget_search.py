@@ -25,8 +25,9 @@ from roam.passes.pipeline import copied
 from roam.planner import Choice, Copies, Limits, choose, smallest_peak
 
 ROUNDS = 5  # limit on the choices of copies that one search plans
-# A graph that other graphs follow may save at most limit / OTHERS bytes for its backward, unless
-# the budget is a share ("60%"). How many graphs follow is not known.
+# A graph that other graphs follow should save at most limit / OTHERS bytes for its backward, unless
+# the budget is a share ("60%"). How many graphs follow is not known. It may save more only if no
+# choice of copies saves so little.
 OTHERS = 8
 SLACK = 0.02  # a search ends with a plan that leaves at most this share of the limit unused
 # partitions a joint graph, which may change it, and reads the Problem off the two parts
@@ -158,17 +159,17 @@ class Searches:
     def beside_others(self, budget: Budget, limit: Bytes, unlimited: Unlimited) -> Best:
         """Returns a choice for a graph, if other graphs run between its forward and its backward.
 
-        The bytes that the graph saves are those that its forward leaves for its backward. They are
-        held while the others run, so it should save few. Searches with one aim after another, until
-        a choice is found:
+        The bytes that the graph saves are those that its forward leaves for its backward. These
+        bytes are held while the other graphs run, so the graph should save few. Searches with one
+        aim after another, until a choice is found:
 
         1. The graph's peak is within the limit, and it saves no more than its allowance: limit /
            OTHERS or, if the budget is a share ("60%"), this share of what it saves without a
            budget. If no choice is found, the allowance is doubled, up to the limit.
         2. If the budget is a share: the graph saves no more than its allowance, and its peak is no
            higher than the smallest found.
-        3. If the budget is a share: the graph saves as little as possible. If not: its peak is as
-           low as possible. Then the peak may be above the limit.
+        3. If the budget is a share: the graph saves as little as possible. If it is a size: its
+           peak is as low as possible. In both cases the peak may be above the limit.
 
         Args:
             budget: the user's budget.
@@ -188,7 +189,10 @@ class Searches:
 
 
 def _doubled(allowance: Bytes, limit: Bytes) -> Iterator[Bytes]:
-    """Yields the allowance, its double, and so on, and at last the limit; nothing if that is 0."""
+    """Yields an allowance, doubled again and again while it is below a limit, then the limit.
+
+    Yields only the limit if the allowance is 0, and nothing if the limit is 0 or less.
+    """
     while 0 < allowance < limit:
         yield allowance
         allowance *= 2

@@ -42,10 +42,10 @@ WAYS_OUT = (
 
 @dataclass(frozen=True)
 class _Sums:
-    """What a run takes together with what is held beside it.
+    """The bytes of a run and of all memory held beside it, and their limit.
 
     Attributes:
-        held: what is held beside it.
+        held: the memory held beside the run.
         taken: transient bytes of the run and of all held beside it.
         most: the limit on `taken`.
         persistent: persistent bytes of the run and of those beside it; 0 unless the budget is a
@@ -199,8 +199,10 @@ class SharedBudget:
         look = partial(self._sums, run, args, need, without, earlier=earlier, late=late)
         sums, raises = look(), late or not self.deferred
         if raises and sums.taken > sums.most:
-            del sums  # it keeps the marks, and so they would count again
-            gc.collect()  # tensors in cycles of Python objects were counted, which nobody needs
+            # some of what is held may be garbage: tensors in reference cycles. Their marks are
+            # counted until nothing refers to them, and `sums` does.
+            del sums
+            gc.collect()
             sums = look()
         if raises and sums.taken > sums.most:
             raise BudgetError(
