@@ -85,7 +85,8 @@ def plan(
             generated nor compiled. By default they are planned even if Inductor does not work on
             this machine.
         options: as `torch.compile`'s; `lowering` among them takes precedence.
-        budget: as the option of that name, which takes precedence.
+        budget: as the option of that name, which takes precedence. If it is a size and the model
+            has several graphs, the plan is that of the first step: later ones may run less again.
         offload: as the option of that name, which takes precedence.
         rewrites: as the option of that name, which takes precedence.
         machine: plans for a machine that is not at hand: a name (core/described_machines.py) or a

@@ -228,7 +228,7 @@ class _WholeStep:
         used = Used.of(args, self.kernels.gradient_values, self.needs)
         return tuple(sorted(fold for each in used for fold in each.folds))
 
-    def beside(self, args: Sequence[Any], problem: Problem) -> Beside:
+    def beside(self, args: Sequence[Any], problem: Problem, *, earlier: bool = False) -> Beside:
         return Beside()  # one graph is the whole step
 
     def backward(self, args: list[Any]) -> Sequence[Any]:

@@ -38,6 +38,21 @@ class Beside:
 
 
 @dataclass(frozen=True)
+class Following:
+    """What the graphs of a step took that ran between the forward and the backward of one graph.
+
+    Both figures are bytes beyond those that there were when the forward had run.
+
+    Attributes:
+        most: at the worst moment, parameters of their own included.
+        left: when the backward began: gradients, outputs, and parameters of their own.
+    """
+
+    most: Bytes
+    left: Bytes
+
+
+@dataclass(frozen=True)
 class Budget:
     """The most bytes that a step may take.
 

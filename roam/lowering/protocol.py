@@ -76,12 +76,13 @@ class Driver(Protocol):
         """Returns the folds that a forward with these inputs would leave to its backward."""
         ...
 
-    def beside(self, args: Sequence[Any], problem: Problem) -> Beside:
+    def beside(self, args: Sequence[Any], problem: Problem, *, earlier: bool = False) -> Beside:
         """Returns the bytes that other graphs of the step take, as this graph's forward begins.
 
         Args:
             args: the inputs of the forward.
             problem: the Problem of this graph.
+            earlier: whether outputs and gradients that are left from earlier steps count.
         """
         ...
 

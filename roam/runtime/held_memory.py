@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count
+from math import inf
 from typing import Any
 
 from torch import Tensor, UntypedStorage
@@ -50,6 +51,9 @@ class Run:
         most: bytes that it and everything beside it may take. If the budget is a share, it grows
             with each graph of the step that is seen.
         taken: bytes that its forward took, with everything beside it.
+        between: bytes that other runs took at most since its forward, beyond what there was then;
+            inf if one of them was of the same graph. Noted only if `persistent` is known.
+        spare: bytes that were left of the budget while those other runs took most. Noted likewise.
         number: tells what came first.
         done: whether its backward has run for the last time.
     """
@@ -60,6 +64,8 @@ class Run:
     persistent: Mapping[int, Bytes] = field(default_factory=dict)
     most: Bytes = 0
     taken: Bytes = 0
+    between: float = 0
+    spare: float = inf
     number: int = field(default_factory=_numbers.__next__)
     done: bool = False
 
@@ -190,6 +196,11 @@ class Held:
             without=sum(r.without for r in self.pending),
             persistent=sum(others.values()),
         )
+
+    def until(self, run: Run) -> Held:
+        """Returns what of this there was when the forward of a run had run."""
+        marks = (m for m in self.marks if m.run is run or m.number < run.number)
+        return Held(tuple(marks), tuple(r for r in self.pending if r.number < run.number))
 
     def __str__(self) -> str:
         """Names the graphs and what they hold."""

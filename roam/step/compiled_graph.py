@@ -16,7 +16,6 @@ from torch import fx
 from torch._dynamo.utils import preserve_rng_state
 from torch._guards import TracingContext, tracing
 from torch._subclasses import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from roam.lowering.protocol import Kernels
 from roam.step.driver import Step
@@ -72,7 +71,7 @@ class CompiledGraph:
 
         If that fails, the graph stays as it is for good, with a warning in the log: it can run.
         """
-        fakes = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
+        fakes = FakeTensorMode()  # given a ShapeEnv, AOTAutograd would make all sizes symbols
         try:
             with tracing(TracingContext(fakes)), preserve_rng_state():
                 step = Step(self.name, kernels, self.needs)

@@ -65,9 +65,9 @@ class Step:
         found = Tickets.of(used, args, findable=self.kernels.own_saved is not None)
         return () if found is None else found.folds
 
-    def beside(self, args: Sequence[Any], problem: Problem) -> Beside:
+    def beside(self, args: Sequence[Any], problem: Problem, *, earlier: bool = False) -> Beside:
         """Returns what other graphs of the step take while a forward with these inputs runs."""
-        return beside_now(self.name, args, problem)
+        return beside_now(self.name, args, problem, earlier=earlier)
 
     def tickets(self, args: Sequence[Any]) -> Tickets | None:
         """Returns tickets: what this forward's backward may fold; None if it can fold nothing."""

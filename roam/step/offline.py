@@ -81,7 +81,7 @@ class OfflineStep:
     def expected_folds(self, args: Sequence[Any]) -> Folds:
         return self.folds(args)
 
-    def beside(self, args: Sequence[Any], problem: Problem) -> Beside:
+    def beside(self, args: Sequence[Any], problem: Problem, *, earlier: bool = False) -> Beside:
         return beside(self.before, problem)
 
     def folds(self, args: Sequence[Any]) -> Folds:

@@ -26,7 +26,7 @@ from torch import fx
 
 from roam.capture.free_memory import free_bytes
 from roam.capture.usual_costs import Costs
-from roam.core.budget import Beside, Budget, Of
+from roam.core.budget import Beside, Budget, Following, Of
 from roam.core.errors import BudgetError
 from roam.core.machine import Bytes
 from roam.core.plan import Plan
@@ -81,6 +81,7 @@ def fit(
     beside: AsideOf,
     others_follow: bool = False,
     mover: Mover | None = None,
+    following: Following | None = None,
 ) -> Fitted:
     """Returns the graph with the transfers and copies that keep it within the budget.
 
@@ -94,10 +95,11 @@ def fit(
             dropout's result anew from its mask; None if no cost is wanted.
         beside: takes the Problem of the graph; returns the bytes that other graphs take.
         others_follow: whether other graphs may run between the forward and the backward of this
-            one. Nothing is known of them yet, so this graph saves few bytes for its backward
+            one. If nothing is known of them, this graph saves few bytes for its backward
             (`Searches.beside_others`). If the budget is a share and no plan found keeps it, no
             error is raised here: the graph takes few bytes, and its backward checks the budget.
         mover: moves tensors to a tier; None if nothing may move.
+        following: what those other graphs take; None if nothing is known of them.
 
     Raises:
         BudgetError: no copies and transfers were found with which the plan is within the budget,
@@ -113,18 +115,23 @@ def fit(
         limit = budget.transient(problem.persistent, first.peak, free, others)
     except BudgetError as error:
         raise CompileBudgetError.of(error) from None
+    saved = limit
+    if following is not None:
+        saved = limit - following.most
+    elif others_follow and budget.of is not Of.SHARE:
+        saved = limit // OTHERS
     seconds = sum(op.cost for op in problem.ops)
     unlimited = Unlimited.of(problem, first)
     told = Recomputed(
         budget.text, limit, first.peak, seconds, left=unlimited.left, beside=others.now
     )
-    saved = limit // OTHERS if others_follow and budget.of is not Of.SHARE else limit
-    if first.peak <= limit and unlimited.left <= saved:
+    if following is None and first.peak <= limit and unlimited.left <= saved:
         return Fitted(joint, limit, others.now, first, told, unlimited)
 
     plans = {problem.fingerprint: first}
     plan_of = partial(plan, settings=settings)
-    search = Searches(joint, captured, first, trial, plan_of, costs, plans)
+    left = 0 if following is None else following.left
+    search = Searches(joint, captured, first, trial, plan_of, costs, plans, left)
     mixes = Mixes(search, mover)
     mix: Mix | None = None
     if others_follow:

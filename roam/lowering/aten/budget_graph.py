@@ -225,17 +225,22 @@ def reordered(captured: Captured, order: Sequence[OpId]) -> Captured:
     )
 
 
-def with_room(captured: Captured, room: Bytes) -> Captured:
+def with_room(captured: Captured, room: Bytes, left: Bytes = 0) -> Captured:
     """Returns `captured`, as if other graphs took `room` bytes between forward and backward.
 
-    The bytes are counted as scratch space of the backward's first op, which makes the tangents, the
-    gradients of the forward's outputs.
+    Of these they leave `left` bytes behind, which are there during the whole backward.
+    The backward's first op makes the tangents, the gradients of the forward's outputs, which are
+    among those bytes. The others are counted as its scratch space.
     """
-    if not room:
+    if not room and not left:
         return captured
     ops = list(captured.problem.ops)
     first = captured.nodes.index(None)  # the op that makes the tangents
-    ops[first] = msgspec.structs.replace(ops[first], scratch=ops[first].scratch + room)
+    tangents = sum(captured.problem.buffers[b].size for b in ops[first].creates)
+    for i, op in enumerate(ops):
+        if i == first or op.phase > 0:
+            beside = max(left, room - tangents) if i == first else left
+            ops[i] = msgspec.structs.replace(op, scratch=op.scratch + beside)
     return replace(captured, problem=msgspec.structs.replace(captured.problem, ops=tuple(ops)))
 
 

@@ -45,11 +45,15 @@ class Best:
         joint: the joint graph with the copies.
         plan: the plan of `joint`.
         copies: the copies, with their cost in seconds.
+        desperate: whether no choice was found that keeps the limit in the order that was searched,
+            so that this one is of the lowest peak there, at any cost, and keeps it by its plan's
+            order.
     """
 
     joint: fx.GraphModule
     plan: Plan
     copies: Copies
+    desperate: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Searches:
         costs: estimates the seconds of ops that the graph does not have, such as those that make a
             dropout's result anew from its mask; None if no cost is wanted.
         plans: by fingerprint of a Problem, the plan that was made of it.
+        left: bytes that other graphs leave behind, which are there during the whole backward.
         captures: by graph with copies, its Problem.
         known: by room, the graph in program order and in planned order.
     """
@@ -96,6 +101,7 @@ class Searches:
     plan_of: Callable[[Problem], Plan]
     costs: Costs | None
     plans: dict[str, Plan]
+    left: Bytes = 0
     captures: dict[fx.GraphModule, Captured] = field(default_factory=dict, init=False)
     known: dict[Bytes, Graphs] = field(default_factory=dict, init=False)
 
@@ -108,7 +114,7 @@ class Searches:
         room: the bytes that other graphs are assumed to need, counted on top of this graph's.
         """
         if room not in self.known:
-            captured, peak = with_room(self.captured, room), self.first.peak + room
+            captured, peak = with_room(self.captured, room, self.left), self.first.peak + room
             by_plan = reordered(captured, self.first.order)
             self.known[room] = (
                 BudgetGraph(self.joint, captured, self.costs, peak),
@@ -116,14 +122,17 @@ class Searches:
             )
         return self.known[room]
 
-    def planned(self, edited: fx.GraphModule, room: Bytes = 0) -> Plan:
+    def planned(self, edited: fx.GraphModule, room: Bytes = 0, left: Bytes = 0) -> Plan:
         """Returns the plan of a joint graph with copies. Makes each plan once.
 
-        room: the bytes that other graphs are assumed to need, counted on top of this graph's.
+        Args:
+            edited: the graph.
+            room: the bytes that other graphs are assumed to need, on top of this graph's.
+            left: the bytes that they are assumed to leave behind.
         """
         if edited not in self.captures:
             self.captures[edited] = self.trial(copied(edited))
-        problem = with_room(self.captures[edited], room).problem
+        problem = with_room(self.captures[edited], room, left).problem
         if problem.fingerprint not in self.plans:
             self.plans[problem.fingerprint] = self.plan_of(problem)
         return self.plans[problem.fingerprint]
@@ -139,8 +148,8 @@ class Searches:
         """
         graphs = self.graphs(room)
         key = graphs[0].captured.problem.fingerprint
-        best = _cheapest(graphs, key, limit, lambda edited: self.planned(edited, room))
-        return best if best is None or not room else replace(best, plan=self.planned(best.joint))
+        best = _cheapest(graphs, key, limit, lambda edited: self.planned(edited, room, self.left))
+        return None if best is None else replace(best, plan=self.planned(best.joint))
 
     def smallest(self, room: Bytes = 0) -> Best:
         """Returns the choice found with the lowest peak of live bytes, at any cost.
@@ -156,16 +165,18 @@ class Searches:
         edited = graph.edited(low)
         return Best(edited, self.planned(edited), low)
 
-    def beside_others(self, budget: Budget, limit: Bytes, unlimited: Unlimited) -> Best:
+    def beside_others(
+        self, budget: Budget, limit: Bytes, saved: Bytes, unlimited: Unlimited
+    ) -> Best:
         """Returns a choice for a graph, if other graphs run between its forward and its backward.
 
         The bytes that the graph saves are those that its forward leaves for its backward. These
         bytes are held while the other graphs run, so the graph should save few. Searches with one
         aim after another, until a choice is found:
 
-        1. The graph's peak is within the limit, and it saves no more than its allowance: limit /
-           OTHERS or, if the budget is a share ("60%"), this share of what it saves without a
-           budget. If no choice is found, the allowance is doubled, up to the limit.
+        1. The graph's peak is within the limit, and it saves no more than its allowance: `saved`
+           or, if the budget is a share ("60%"), this share of what it saves without a budget. If no
+           choice is found, the allowance is doubled, up to the limit.
         2. If the budget is a share: the graph saves no more than its allowance, and its peak is no
            higher than the smallest found.
         3. If the budget is a share: the graph saves as little as possible. If it is a size: its
@@ -174,10 +185,13 @@ class Searches:
         Args:
             budget: the user's budget.
             limit: the limit on the graph's peak, in transient bytes.
+            saved: bytes that the forward may leave alive for the backward, unless the budget is a
+                share.
             unlimited: the bytes that the graph takes and saves without a budget.
         """
         shares = budget.of is Of.SHARE
-        saved = int(budget.amount * unlimited.left) if shares else limit // OTHERS
+        if shares:
+            saved = int(budget.amount * unlimited.left)
         for allowed in _doubled(saved, limit):
             if (best := self.cheapest(limit, limit - allowed)) is not None:
                 return best
@@ -207,8 +221,8 @@ _FOUND: dict[str, list[_Found]] = {}
 def _cheapest(graphs: Graphs, key: str, limit: Bytes, planned: Planner) -> Best | None:
     """Returns the cheapest choice within the limit, found now or earlier in this process.
 
-    Searches the second of `graphs` only if nothing is found for the first. Returns None if nothing
-    is found.
+    Searches the second of `graphs` only if nothing is found for the first, or a desperate choice.
+    Returns None if nothing is found.
 
     Args:
         graphs: the graph in two orders, without copies.
@@ -219,12 +233,16 @@ def _cheapest(graphs: Graphs, key: str, limit: Bytes, planned: Planner) -> Best 
     known = _FOUND.setdefault(key, [])
     best: Best | None = None
     for n, graph in enumerate(graphs):
-        if best is None and (best := search(graph, limit, planned)) is not None:
-            known.append(_Found(n, best.plan.peak, best.copies.choice))
-    for found in known:
-        if found.peak <= limit:  # a choice for a smaller budget also fits into this one
-            graph = graphs[found.graph]
-            copies = Copies.of(graph.step, found.choice)
+        if best is None or best.desperate:
+            found = search(graph, limit, planned)
+            if found is not None:
+                known.append(_Found(n, found.plan.peak, found.copies.choice))
+                if best is None or found.copies.cost < best.copies.cost:
+                    best = found
+    for other in known:
+        if other.peak <= limit:  # a choice for a smaller budget also fits into this one
+            graph = graphs[other.graph]
+            copies = Copies.of(graph.step, other.choice)
             if best is None or copies.cost < best.copies.cost:
                 edited = graph.edited(copies)
                 again = planned(edited)
@@ -255,7 +273,7 @@ def search(
         found = planned(edited)
         fits = found.peak <= limit
         if fits and (best is None or chosen.copies.cost < best.copies.cost):
-            best = Best(edited, found, chosen.copies)
+            best = Best(edited, found, chosen.copies, desperate=not chosen.fits)
         if fits and found.peak >= (1 - SLACK) * limit:
             break
         if not fits and (best is not None or not chosen.fits):

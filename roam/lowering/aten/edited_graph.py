@@ -23,6 +23,7 @@ from roam.capture.fx_problem import Captured
 from roam.capture.op_costs import Cost, OpCosts
 from roam.capture.scratch_probe import Scratch
 from roam.capture.symbolic_sizes import Numbers
+from roam.core.budget import Following
 from roam.core.folds import Folds
 from roam.core.plan import Plan
 from roam.core.problem import Problem
@@ -86,6 +87,8 @@ class EditedGraph(PartitionedGraph):
             None.
         seen: the speed of the graph and the tier, measured in steps that ran by an earlier plan;
             None for the first plan.
+        following: what the graphs that follow in a step took by an earlier plan of this one; None
+            for the first plan, and if a new one would gain nothing.
     """
 
     driver: Driver | None = None
@@ -98,6 +101,7 @@ class EditedGraph(PartitionedGraph):
     early: Read | None = None
     joint: fx.GraphModule | None = None
     seen: Measured | None = None
+    following: Following | None = None
 
     def prepare_edits(self, driver: Driver, example_inputs: Sequence[Any]) -> None:
         """Decides by the options which kinds of edits are made, before the graph is compiled.
@@ -120,7 +124,9 @@ class EditedGraph(PartitionedGraph):
             if self.runs:
                 self.costs = OpCosts(measure=True)  # tells how early to fetch each state
         if (budget := self.options.budget) is not None:
-            self.kept = KeptBudget(self.graph, budget, driver, self.settings)
+            self.kept = KeptBudget(
+                self.graph, budget, driver, self.settings, following=self.following
+            )
         if (asked := self.options.activations) is not None:
             tier = FileTier.of(asked, self.seen)
             if self.states is not None and self.states.folder != tier.folder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 from torch import fx
 
@@ -13,22 +14,25 @@ from roam.capture.free_memory import free_bytes
 from roam.capture.fx_problem import Captured
 from roam.capture.graph_names import DynamoGraph
 from roam.capture.usual_costs import Costs
-from roam.core.budget import Beside, Budget, Of
+from roam.core.budget import Beside, Budget, Following, Of
 from roam.core.errors import BudgetError, UnplannableError
 from roam.core.plan import Plan
 from roam.core.problem import Problem
 from roam.inspect.recomputed import Recomputed
 from roam.lowering.aten.budget import Fitted, fit
-from roam.lowering.aten.budget_search import Trial
+from roam.lowering.aten.budget_search import SLACK, Trial
 from roam.lowering.aten.footprint import Footprint, Share, Unlimited
+from roam.lowering.aten.mix import WORTH
 from roam.lowering.aten.offload import Mover
 from roam.lowering.aten.partitioned_graph import Parts
 from roam.lowering.budget_error import CompileBudgetError, above, no_plan
 from roam.lowering.protocol import Driver
 from roam.planner import Settings, plan
 
+_with_news: WeakSet[KeptBudget] = WeakSet()  # those that have `seen` what asks for a new plan
 
-@dataclass
+
+@dataclass(eq=False)
 class KeptBudget:
     """The budget of a graph, and the edited graph that keeps it.
 
@@ -41,6 +45,13 @@ class KeptBudget:
             no backward.
         uncopied: the forward and the backward without copies, kept if the sizes are dynamic; None
             if the sizes are fixed.
+        following: what the graphs that follow take, as seen in steps that ran by an earlier plan of
+            this graph; None for the first plan, when nothing is known of them.
+        seen: the same, as seen in the latest step that ran by this plan; None if a new plan would
+            gain nothing.
+        settled: whether steps show nothing to plan anew for: tensors move to a tier, or the graph
+            has run again between a forward and its backward, and a new plan would change what it
+            takes there.
     """
 
     graph: DynamoGraph
@@ -49,6 +60,9 @@ class KeptBudget:
     settings: Settings
     fit: Fitted | None = None
     uncopied: Parts | None = None
+    following: Following | None = None
+    seen: Following | None = None
+    settled: bool = False
 
     @property
     def recomputed(self) -> Recomputed | None:
@@ -82,15 +96,54 @@ class KeptBudget:
         name, follow = self.graph.name, self.graph.others_follow
 
         def beside(problem: Problem) -> Beside:
-            return self.driver.beside(args, problem)
+            # gradients that are kept for the next backward count once steps have shown them
+            return self.driver.beside(args, problem, earlier=self.following is not None)
 
         try:
             with without_fakes():
-                how = self.settings, costs, beside, follow, mover
+                how = self.settings, costs, beside, follow, mover, self.following
                 self.fit = fit(joint, name, self.budget, trial, *how)
         except UnplannableError as error:
             raise CompileBudgetError(no_plan(name, error)) from error
+        self.settled = mover is not None
         return self.fit.joint
+
+    @property
+    def may_learn(self) -> bool:
+        """Whether steps may show what other graphs take, by which a new plan might gain."""
+        may_change = not self.settled and self.uncopied is None and self.following is None
+        return may_change and self.graph.others_follow and self.budget.of is Of.TOTAL
+
+    def note(self, following: Following | None, spare: float) -> None:
+        """Notes what the graphs that follow took in a step, in `seen`, if that asks for a new plan.
+
+        It does if this graph runs ops again to save few bytes, and could have saved more.
+
+        Args:
+            following: what they took; None if this graph was one of them.
+            spare: bytes that were left of the budget meanwhile.
+        """
+        fitted = self.fit
+        self.settled = self.settled or following is None
+        self.seen = None
+        if self.may_learn and following is not None and fitted is not None:
+            costly = fitted.recomputed.seconds > WORTH * fitted.recomputed.step
+            if costly and spare > SLACK * fitted.limit:
+                self.seen = following
+                _with_news.add(self)
+
+    def news(self) -> Following | None:
+        """Returns what the graphs that follow took, if that asks for a new plan; None if not.
+
+        The new plan changes what is beside the other graphs. So these need another step before they
+        have news.
+        """
+        found = self.seen
+        if found is not None:
+            for each in _with_news:
+                each.seen = None
+            _with_news.clear()
+        return found
 
     def share(
         self,

@@ -199,7 +199,9 @@ class AtenKernels(EditedGraph):
     def shared(self) -> SharedBudget | None:
         """Runs the graph if the budget allows the run, else raises; None without a budget."""
         kept = self.kept
-        return None if kept is None else SharedBudget(self.graph, kept.budget, self.trains)
+        if kept is None:
+            return None
+        return SharedBudget(self.graph, kept.budget, self.trains, kept.note)
 
     def plain_forward(self, args: list[Any]) -> Sequence[Any]:
         assert self.captured_forward is not None
@@ -250,19 +252,23 @@ class AtenKernels(EditedGraph):
 
     @property
     def may_be_replaced(self) -> bool:
-        return self.watch is not None
+        return self.watch is not None or (self.kept is not None and self.kept.may_learn)
 
     def successor(self) -> AtenKernels | None:
-        watch = self.watch
-        seen = None if watch is None or self.replans == REPLANS else watch.news()
-        if seen is None:
+        if self.replans == REPLANS:
             return None
-        log.info("%s is planned anew, since its steps showed: %s", self.graph.name, seen)
+        seen = None if self.watch is None else self.watch.news()
+        following = None if self.kept is None else self.kept.news()
+        news = seen or following
+        if news is None:
+            return None
+        log.info("%s is planned anew, since its steps showed: %s", self.graph.name, news)
         return AtenKernels(
             self.graph,
             self.options,
             self.reports,
-            seen=seen,
+            seen=seen or self.seen,
+            following=following or self.following,
             latest=self.latest,
             replans=self.replans + 1,
         )

@@ -192,7 +192,7 @@ class Mixes:
         if out is not None and out.plan.peak <= limit and out.left <= saved:
             return Mix(out.joint, out.captured, out.plan, out.stalled, None, out)
         search = self._beside(out)
-        return self._mix(search, search.beside_others(budget, limit, unlimited), out)
+        return self._mix(search, search.beside_others(budget, limit, saved, unlimited), out)
 
     @cached_property
     def smallest(self) -> Mix:

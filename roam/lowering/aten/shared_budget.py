@@ -18,13 +18,14 @@ then the limit is not known before the backward, and a forward raises nothing.
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any
 
 from roam.capture.graph_names import DynamoGraph
-from roam.core.budget import Beside, Budget, Of
+from roam.core.budget import Beside, Budget, Following, Of
 from roam.core.errors import BudgetError
 from roam.core.machine import Bytes
 from roam.core.sizes import show_size
@@ -46,6 +47,7 @@ class _Sums:
 
     Attributes:
         held: the memory held beside the run.
+        beside: what a budget needs of it.
         taken: transient bytes of the run and of all held beside it.
         most: the limit on `taken`.
         persistent: persistent bytes of the run and of those beside it; 0 unless the budget is a
@@ -53,6 +55,7 @@ class _Sums:
     """
 
     held: Held
+    beside: Beside
     taken: Bytes
     most: Bytes
     persistent: Bytes
@@ -67,11 +70,15 @@ class SharedBudget:
         budget: the user's budget.
         trains: whether the graph has a backward. A budget that is a share does not limit a graph
             without one: it is a share of what a training step takes.
+        note: takes what other graphs took between a forward and its backward, None if this graph
+            was one of them, and the bytes that were left of the budget meanwhile. Called when the
+            backward begins, if the budget is a total.
     """
 
     graph: DynamoGraph
     budget: Budget
     trains: bool
+    note: Callable[[Following | None, float], None]
 
     @property
     def limits(self) -> bool:
@@ -101,10 +108,10 @@ class SharedBudget:
             run.persistent = persistent(args, footprint.persistent)
         if self.limits:
             without = share.unlimited.peak
-            run.taken = self._taken(run, args, footprint.forward, without, "a forward")
+            run.taken = self._checked(run, args, footprint.forward, without, "a forward").taken
             if self.trains:
                 doing = "the backward of a forward"
-                self._taken(run, args, footprint.backward, without, doing, earlier=False)
+                self._checked(run, args, footprint.backward, without, doing, earlier=False)
         results = planned.forward(args)
         hold(run, What.SAVED, (results[i] for i in footprint.saved))
         hold(run, What.OUTPUT, (results[i] for i in footprint.outputs))
@@ -120,8 +127,9 @@ class SharedBudget:
         share = _share(planned)
         assert planned.backward is not None
         run = self._run_of(share, args) or Run(self.graph.name, share, most=share.most or 0)
-        without = share.unlimited.peak
-        self._taken(run, args, share.footprint.backward, without, "a backward", late=True)
+        without, need = share.unlimited.peak, share.footprint.backward
+        sums = self._checked(run, args, need, without, "a backward", late=True)
+        self._note_following(run, args, sums)
         results = planned.backward(args)
         run.done = True
         hold(run, What.GRADIENT, (results[i] for i in share.footprint.gradients))
@@ -151,7 +159,7 @@ class SharedBudget:
             run = Run(self.graph.name, share, most=share.most or 0)
         footprint, without = run.share.footprint, run.share.unlimited.unplanned
         doing = f"a backward without its plan ({why})"
-        self._taken(run, args, footprint.unplanned, without, doing, late=True)
+        self._checked(run, args, footprint.unplanned, without, doing, late=True)
         results = backward(args)
         hold(run, What.GRADIENT, (results[i] for i in footprint.gradients))
         return results
@@ -165,7 +173,7 @@ class SharedBudget:
         """
         return run_of(self.graph.name, (args[i] for i in share.footprint.given))
 
-    def _taken(
+    def _checked(
         self,
         run: Run,
         args: Sequence[Any],
@@ -175,12 +183,13 @@ class SharedBudget:
         *,
         earlier: bool = True,
         late: bool = False,
-    ) -> Bytes:
-        """Returns the transient bytes that a run takes together with what is held beside it.
+    ) -> _Sums:
+        """Returns the bytes that a run takes together with what is held beside it.
 
-        Returns no less than what the run's forward took (`Run.taken`). Unless the budget is a
-        total, also raises the limits of the run and of all pending runs (`Run.most`) to the largest
-        of them.
+        The transient ones are no less than what the run's forward took (`Run.taken`). Unless the
+        budget is a total, also raises the limits of the run and of all pending runs (`Run.most`) to
+        the largest of them. If it is one, notes in all pending runs what is taken between their
+        forward and their backward (`Run.between`).
 
         Args:
             run: the run: a forward, and the backward that follows it.
@@ -212,7 +221,43 @@ class SharedBudget:
                 budget=sums.most + sums.persistent,
                 found=sums.taken + sums.persistent,
             )
-        return sums.taken
+        if self.budget.of is Of.TOTAL:
+            self._note_between(run, sums)
+        return sums
+
+    @staticmethod
+    def _note_between(run: Run, sums: _Sums) -> None:
+        """Notes in each pending run how much this run and all held beside it add to what it left.
+
+        The arguments are those of `_note_following`.
+        """
+        for other in sums.held.pending:
+            then = sums.held.until(other).to_budget(other)
+            before = then.now + then.persistent + sum(other.persistent.values())
+            added = sums.taken + sums.persistent - before
+            other.between = max(other.between, inf if other.graph == run.graph else added)
+            other.spare = min(other.spare, sums.most - sums.taken)
+
+    def _note_following(self, run: Run, args: Sequence[Any], sums: _Sums) -> None:
+        """Notes what other graphs took since a run's forward. Its backward is about to begin.
+
+        Notes nothing if the budget is no total.
+
+        Args:
+            run: the run.
+            args: the inputs of the backward.
+            sums: the bytes that it takes together with what is held beside it.
+        """
+        if self.budget.of is not Of.TOTAL:
+            return
+        following = None
+        if run.between < inf:
+            tangents = (args[i] for i in run.share.footprint.tangents)
+            then = sums.held.until(run).to_budget(run, args, tangents)
+            now = sums.beside
+            left = now.now + now.persistent - then.now - then.persistent
+            following = Following(int(run.between), left)
+        self.note(following, run.spare)
 
     def _sums(
         self,
@@ -224,9 +269,9 @@ class SharedBudget:
         earlier: bool,
         late: bool,
     ) -> _Sums:
-        """Adds up what a run takes and what is held beside it. The arguments are those of `_taken`.
+        """Adds up what a run takes and what is held beside it. The arguments: as of `_checked`.
 
-        Unless the budget is a total, raises limits (`Run.most`) as `_taken` says.
+        Unless the budget is a total, raises limits (`Run.most`) as `_checked` says.
         """
         held = Held.beside(run, earlier=earlier and self.budget.of is Of.TOTAL)
         tangents = run.share.footprint.tangents if late else ()
@@ -240,7 +285,7 @@ class SharedBudget:
         there = 0
         if self.budget.of is Of.TOTAL:
             there = run.share.footprint.persistent + beside.persistent
-        return _Sums(held, max(need + beside.now, run.taken), most, there)
+        return _Sums(held, beside, max(need + beside.now, run.taken), most, there)
 
     def _most(self, run: Run, beside: Beside, without: Bytes) -> Bytes:
         """Returns the transient bytes that the run and all held beside it may take together.
