@@ -50,8 +50,8 @@ def compare(name: str, contenders: Sequence[str], timing: Timing, console: Conso
 
     Returns:
         A row for each contender: what its process says (`compiled_worker`), with `ratios`, one a
-        pair, and `seconds`, the median step over the pairs. A contender that fails has its error
-        in its row instead.
+        pair, and `seconds` and `system`, medians of steps over the pairs: elapsed, and processor
+        seconds of the kernel. A contender that fails has its error in its row instead.
 
     Raises:
         ContenderError: a contender ran and failed when it was started again.
@@ -64,12 +64,14 @@ def compare(name: str, contenders: Sequence[str], timing: Timing, console: Conso
         groups = [list(runs)] if timing.together else [[c] for c in runs]
         for group in groups if timing.base in runs else ():
             status.update(f"{name}: {', '.join(group)} and {timing.base} in turns")
-            pairs = [_seconds(name, group, caches, timing) for _ in range(timing.pairs)]
+            pairs = [_turns(name, group, caches, timing) for _ in range(timing.pairs)]
+            seconds = [[[turn["seconds"] for turn in turns] for turns in pair] for pair in pairs]
             for i, c in enumerate(group, 1):
                 runs[c]["ratios"] = [
-                    statistics.median(map(truediv, pair[i], pair[0])) for pair in pairs
+                    statistics.median(map(truediv, pair[i], pair[0])) for pair in seconds
                 ]
-                runs[c]["seconds"] = statistics.median(s for pair in pairs for s in pair[i])
+                for key in ("seconds", "system"):
+                    runs[c][key] = statistics.median(t[key] for pair in pairs for t in pair[i])
     return rows
 
 
@@ -122,28 +124,28 @@ def _compile_again(rows: Sequence[Result], timing: Timing) -> None:
         row["compile_seconds"] = statistics.median(found)
 
 
-def _seconds(
+def _turns(
     entry: str, contenders: Sequence[str], caches: dict[str, str], timing: Timing
-) -> list[list[float]]:
-    """Returns the step seconds of the base and of each contender, one a round, taken in turns.
+) -> list[list[Result]]:
+    """Returns what the base and each contender answer (`Trainer.turn`), one a round, in turns.
 
     All code is compiled before. The order changes from round to round, so that no contender always
     follows the same other one. Raises ContenderError.
     """
     names = [timing.base, *contenders]
     with ExitStack() as stack:
-        turns: list[Callable[[], Result]] = []
+        ask: list[Callable[[], Result]] = []
         for run in [names] if timing.together else [[c] for c in names]:
             child = stack.enter_context(_timed(entry, timing, *((c, caches[c]) for c in run)))
             for i, _ in enumerate(run):
                 child.read()  # warm, before the next one starts
-                turns.append(partial(child.ask, str(i)))
-        seconds: list[list[float]] = [[] for _ in turns]
+                ask.append(partial(child.ask, str(i)))
+        answers: list[list[Result]] = [[] for _ in ask]
         for k in range(timing.rounds):
-            forwards = [(i + k // 2) % len(turns) for i in range(len(turns))]
+            forwards = [(i + k // 2) % len(ask) for i in range(len(ask))]
             for i in forwards if k % 2 == 0 else reversed(forwards):
-                seconds[i].append(turns[i]()["seconds"])
-    return seconds
+                answers[i].append(ask[i]())
+    return answers
 
 
 def _timed(

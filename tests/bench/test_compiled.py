@@ -103,7 +103,8 @@ def test_what_is_timed_is_a_median_over_pairs(
 
         def ask(self, number: str) -> dict[str, Any]:
             asked.append(self.contenders[int(number)])
-            return {"seconds": next(mine) if asked[-1] == "roam inductor" else 2.0}
+            seconds = next(mine) if asked[-1] == "roam inductor" else 2.0
+            return {"seconds": seconds, "system": seconds / 4}
 
     @contextmanager
     def process(_worker: str, _entry: str, contender: str, *more: str) -> Iterator[Fake]:
@@ -121,6 +122,7 @@ def test_what_is_timed_is_a_median_over_pairs(
     assert [r["compile_seconds"] for r in found] == [3.0, 5.0]
     assert [r["ratios"] for r in found] == [[1.0] * 3, [1.5, 1.0, 2.0]]
     assert [r["seconds"] for r in found] == [2.0, 3.0]
+    assert [r["system"] for r in found] == [0.5, 0.75]
     timed = started[3 * 2 :]
     if together:
         assert timed == [["inductor", "inductor", "roam inductor"]] * 3
