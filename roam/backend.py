@@ -16,6 +16,7 @@ from torch._dynamo.exc import ShortenTraceback
 
 from roam.capture import traced_values
 from roam.capture.graph_names import DynamoGraph
+from roam.capture.handed_over import marking
 from roam.core.errors import OptionError
 from roam.lowering.protocol import Lowering
 from roam.lowering.table import first_to_compile
@@ -58,4 +59,4 @@ def roam(
 
     compiled = first_to_compile(chosen, graph.name, example_inputs, compile_by)
     traced_values.free(gm)
-    return compiled
+    return marking(compiled, graph.name)

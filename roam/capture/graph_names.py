@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import fx
 from torch._guards import CompileContext, CompileId
+
+from roam.capture import handed_over
 
 CALLS, CONVERTS = "torch._dynamo.eval_frame", "torch._dynamo.convert_frame"
 MODULES = "torch.nn.modules.module"
@@ -29,6 +31,7 @@ class DynamoGraph:
         compile_id: dynamo's, for its structured trace.
         others_follow: whether other graphs of the same model may run before its backward: it ends
             at a graph break, or is called by code that is not compiled.
+        makers: by position, the names of the graphs that have made inputs of this one.
     """
 
     name: str
@@ -36,6 +39,7 @@ class DynamoGraph:
     parameters: frozenset[int] = frozenset()
     compile_id: CompileId | None = None
     others_follow: bool = False
+    makers: Mapping[int, str] = field(default_factory=dict)
 
     @staticmethod
     def of(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> DynamoGraph:
@@ -43,7 +47,8 @@ class DynamoGraph:
         reason = getattr(gm, "compile_subgraph_reason", None)
         follow = getattr(reason, "graph_break", False) or called_by_other_code()
         parameters = parameter_inputs(example_inputs)
-        return DynamoGraph(graph_name(gm), source_names(gm), parameters, here, follow)
+        makers = handed_over.makers(example_inputs)
+        return DynamoGraph(graph_name(gm), source_names(gm), parameters, here, follow, makers)
 
 
 def called_by_other_code() -> bool:

@@ -10,36 +10,83 @@ are held too. While it runs backward, the gradients and outputs of later graphs 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from roam.core.budget import Beside
 from roam.core.machine import Bytes
 from roam.core.plan import Plan
-from roam.core.problem import Home, Problem
+from roam.core.problem import Buffer, Home, Problem, Tier
 from roam.inspect.moment import MemoryItem, held_at, held_before
 from roam.inspect.record import GraphRecord
 
-Planned = tuple[Problem, Plan]
+UNNAMED = re.compile(r"primals_\d+|arg\d+_\d+")  # inputs that have no name in the user's model
 
 
-def held_at_worst(graphs: Sequence[Planned]) -> list[MemoryItem]:
+def held_at_worst(graphs: Sequence[GraphRecord]) -> list[MemoryItem]:
     """Returns the items that a step holds at its worst moment.
 
-    graphs: problem and plan of each, in the order in which the forwards run.
+    The gradient of what graph 1 made and graph 2 read is one of graph 2's results and one of the
+    inputs of backward 1: while that runs, it counts there, and later it is gone.
+
+    graphs: in the order in which the forwards run.
     """
-    turns = [turn(problem) for problem, _ in graphs]
-    saved = [held_before(*graph, t) for graph, t in zip(graphs, turns, strict=True)]
-    left = [held_before(problem, plan, len(plan.order)) for problem, plan in graphs]
+    planned = [_edited(record) for record in graphs if record.planned]
+    turns = [turn(problem) for problem, _ in planned]
+    saved = [held_before(*graph, t) for graph, t in zip(planned, turns, strict=True)]
+    left = [held_before(problem, plan, len(plan.order)) for problem, plan in planned]
+    goes_to = _gradients_to([record for record in graphs if record.planned])
     worst, most = [], 0
-    for i, (problem, plan) in enumerate(graphs):
+    for i, (problem, plan) in enumerate(planned):
         curve = plan.committed(problem)
         forward, backward = range(turns[i]), range(turns[i], len(curve))
-        for times, others in ((forward, saved[:i]), (backward, saved[:i] + left[i + 1 :])):
+        later = [
+            [item for item in left[j] if goes_to[j].get(item.name, -1) < i]
+            for j in range(i + 1, len(planned))
+        ]
+        for times, others in ((forward, saved[:i]), (backward, saved[:i] + later)):
             t = max(times, key=curve.__getitem__, default=None)
             held = sum(item.size for items in others for item in items)
             if t is not None and held + curve[t] > most:
                 worst, most = [held_at(problem, plan, t), *others], held + curve[t]
     return [item for items in worst for item in items]
+
+
+def _edited(record: GraphRecord) -> tuple[Problem, Plan]:
+    assert record.problem is not None
+    assert record.plan is not None
+    return record.plan.to_edited(record.problem)
+
+
+def _gradients_to(graphs: Sequence[GraphRecord]) -> list[dict[str, int]]:
+    """Returns, for each graph, by name of a gradient the graph whose backward it goes to."""
+    place = {record.name: i for i, record in enumerate(graphs)}
+    return [
+        {h.gradient: place[h.graph] for h in record.handed if place.get(h.graph, i) < i}
+        for i, record in enumerate(graphs)
+    ]
+
+
+def persistent_buffers(graphs: Sequence[GraphRecord]) -> dict[tuple[str, str], Buffer]:
+    """Returns the buffers that exist before a step and after it, each of them once.
+
+    Leaves out inputs that an earlier graph of the step has made. The keys are names, with that of
+    the graph for an input without a name in the user's model.
+    """
+    found: dict[tuple[str, str], Buffer] = {}
+    before: set[str] = set()
+    for record in graphs:
+        if record.planned:
+            handed = {h.buffer for h in record.handed if h.graph in before}
+            before.add(record.name)
+            for b in _edited(record)[0].buffers:
+                if b.home is Home.USER and b.tier is Tier.DEVICE and b.name not in handed:
+                    found[_key(b, record.name)] = b
+    return found
+
+
+def _key(buffer: Buffer, graph: str) -> tuple[str, str]:
+    return (graph if UNNAMED.fullmatch(buffer.name) else ""), buffer.name
 
 
 def beside(before: Sequence[GraphRecord], problem: Problem) -> Beside:
@@ -49,21 +96,15 @@ def beside(before: Sequence[GraphRecord], problem: Problem) -> Beside:
         before: the records of the graphs whose forwards ran before.
         problem: the later graph's.
     """
-    found = Beside()
-    own = {b.name for b in problem.buffers if b.home is Home.USER}
+    own = {_key(b, problem.name) for b in problem.buffers if b.home is Home.USER}
+    others = (b for key, b in persistent_buffers(before).items() if key not in own)
+    now = without = 0
     for record in before:
-        if record.problem is not None and record.plan is not None:
-            edited, plan = record.plan.to_edited(record.problem)
-            left = left_by_forward(edited, plan)
-            known = record.recomputed
-            others = {b.name: b.persistent for b in edited.buffers if b.name not in own}
-            own |= others.keys()
-            found = Beside(
-                found.now + left,
-                found.without + (left if known is None else known.left),
-                found.persistent + sum(others.values()),
-            )
-    return found
+        if record.planned:
+            left, known = left_by_forward(*_edited(record)), record.recomputed
+            now += left
+            without += left if known is None else known.left
+    return Beside(now, without, sum(b.persistent for b in others))
 
 
 def left_by_forward(problem: Problem, plan: Plan) -> Bytes:

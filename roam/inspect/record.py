@@ -15,18 +15,39 @@ from roam.solvers.budget.copies import Step
 
 
 @dataclass(frozen=True)
+class HandedOver:
+    """An input of a graph that another graph of the step has made.
+
+    Attributes:
+        buffer: the name of the input's buffer.
+        graph: the name of the graph that made it.
+        gradient: the name of the buffer of its gradient, which goes to the backward of that graph;
+            empty without one.
+    """
+
+    buffer: str
+    graph: str
+    gradient: str = ""
+
+
+@dataclass(frozen=True)
 class GraphRecord:
     """One captured graph: with a problem and its plan, or with the reason why there is none.
 
-    lowering: whose kernels the ops are, as the option of that name says. estimated: the ops whose
-    scratch space was measured at smaller sizes, since theirs take more than planning may.
-    estimated_costs: the ops whose cost in seconds is an estimate. recomputed: what runs again to
-    keep a budget; None without a budget. moved: what moves to a tier; None if nothing does.
-    stored: what it loads of the optimizers' states in a tier; None if they are in memory. machine:
-    the name of the described machine by which ops were priced; empty if it was the one at hand.
-    shrunk: what the user's rewrites keep of saved tensors; None without such a rewrite. origins:
-    where ops and buffers come from, by name. step: what may run again, and how; None if nobody
-    knows. Files do not keep it.
+    Attributes:
+        lowering: whose kernels the ops are, as the option of that name says.
+        estimated: the ops whose scratch space was measured at smaller sizes, since theirs take more
+            than planning may.
+        estimated_costs: the ops whose cost in seconds is an estimate.
+        recomputed: what runs again to keep a budget; None without a budget.
+        moved: what moves to a tier; None if nothing does.
+        machine: the name of the described machine by which ops were priced; empty if it was the one
+            at hand.
+        stored: what it loads of the optimizers' states in a tier; None if they are in memory.
+        shrunk: what the user's rewrites keep of saved tensors; None without such a rewrite.
+        origins: where ops and buffers come from, by name.
+        handed: the inputs that other graphs have made.
+        step: what may run again, and how; None if nobody knows. Files do not keep it.
     """
 
     name: str
@@ -42,6 +63,7 @@ class GraphRecord:
     stored: Stored | None = None
     shrunk: ShrunkSaved | None = None
     origins: Origins = NO_ORIGINS
+    handed: tuple[HandedOver, ...] = ()
     step: Step | None = field(default=None, compare=False, repr=False)
 
     @property

@@ -16,7 +16,7 @@ from roam.core.strict_json import read_versioned
 from roam.inspect.moved import Moved
 from roam.inspect.proof import prove
 from roam.inspect.recomputed import Recomputed
-from roam.inspect.record import GraphRecord
+from roam.inspect.record import GraphRecord, HandedOver
 from roam.inspect.shrunk import ShrunkSaved
 from roam.inspect.stored import Stored
 
@@ -62,6 +62,7 @@ class _Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stored: Stored | None = None
     shrunk: ShrunkSaved | None = None
     origins: Origins = NO_ORIGINS
+    handed: tuple[HandedOver, ...] = ()
 
     @staticmethod
     def of(graph: GraphRecord) -> _Graph:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from roam.core.errors import OfflineError, UnplannedStepError
 from roam.core.machine import Seconds
 from roam.core.plan import Plan, stated_note
-from roam.core.problem import Buffer, Home, Kind, Problem, Tier
+from roam.core.problem import Buffer, Kind, Problem
 from roam.core.sizes import parse_size, show_size
 from roam.inspect import step_file
 from roam.inspect.gradients import GradientLife, gradient_lives, most_alive
 from roam.inspect.moment import MemoryItem
-from roam.inspect.nesting import held_at_worst
+from roam.inspect.nesting import held_at_worst, persistent_buffers
 from roam.inspect.proof import SECONDS
 from roam.inspect.record import GraphRecord
 from roam.inspect.step_time import StepTime
@@ -55,7 +55,8 @@ class StepPlan:
     The graphs are nested (`nesting.py`): the tensors that one graph saves stay while the next
     graphs run, and its backward runs after theirs, beside their gradients. Each graph is assumed to
     run once. The figures are exact for one graph and never too low for several, because tensors
-    that one graph passes to the next count until the end.
+    that one graph passes to the next count until the end, and what only the user's code hands to
+    several graphs counts for each.
     """
 
     graphs: tuple[GraphRecord, ...]
@@ -92,7 +93,7 @@ class StepPlan:
     @cached_property
     def held_at_worst(self) -> tuple[MemoryItem, ...]:
         """The items that are held at the worst moment. They sum to the peak."""
-        return tuple(held_at_worst(self.planned))
+        return tuple(held_at_worst(self.graphs))
 
     @property
     def persistent(self) -> int:
@@ -101,10 +102,8 @@ class StepPlan:
 
     @property
     def persistent_buffers(self) -> tuple[Buffer, ...]:
-        """The persistent buffers. A buffer that several graphs use counts once, by its name."""
-        buffers = (b for problem, _ in self.planned for b in problem.buffers)
-        device = (b for b in buffers if b.tier is Tier.DEVICE)
-        return tuple({b.name: b for b in device if b.home is Home.USER}.values())
+        """The persistent buffers. A parameter that several graphs use counts once."""
+        return tuple(persistent_buffers(self.graphs).values())
 
     @property
     def persistent_by_kind(self) -> Mapping[Kind, int]:

@@ -14,6 +14,7 @@ from torch.nn import Parameter
 
 from roam.capture.fake_copies import is_built_for, without_fakes
 from roam.capture.graph_names import DynamoGraph
+from roam.capture.handed_over import made_by, marking
 from roam.capture.usual_costs import Costs
 from roam.core.budget import Beside
 from roam.core.errors import OfflineError
@@ -82,7 +83,11 @@ class OfflineStep:
         return self.folds(args)
 
     def beside(self, args: Sequence[Any], problem: Problem, *, earlier: bool = False) -> Beside:
-        return beside(self.before, problem)
+        found = beside(self.before, problem)
+        # what they have made is an input of this graph: it counts once, as one of their outputs
+        storages = {a.untyped_storage() for a in args if made_by(a)}
+        handed = sum(s.nbytes() for s in storages)
+        return replace(found, persistent=found.persistent - handed)
 
     def folds(self, args: Sequence[Any]) -> Folds:
         """Returns the folds that the step would make with the user's parameters, not the copies."""
@@ -125,7 +130,7 @@ def plan_graph(
         kernels = lowering.offline_kernels(graph, options, reports, stands_for, costs)
         return kernels.compile(gm, example_inputs, step(kernels))
 
-    return first_to_compile(options, graph.name, example_inputs, compile_by)
+    return marking(first_to_compile(options, graph.name, example_inputs, compile_by), graph.name)
 
 
 def capture_graph(

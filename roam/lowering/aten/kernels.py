@@ -326,6 +326,7 @@ class AtenKernels(EditedGraph):
             step=self.again(captured, found),
             shrunk=ShrunkSaved.of(self.told.shrunk, self.told.left_out),
             origins=captured.origins,
+            handed=self.handed_over(captured),
         )
         call = _call(args, folds)
         self.reports.planned(record, self.latest.get(call))

@@ -18,6 +18,7 @@ from roam.capture.step_outputs import gradient_values, gradients_of, releases
 from roam.capture.symbolic_sizes import Numbers
 from roam.capture.usual_costs import Costs
 from roam.core.folds import Folds
+from roam.inspect.record import HandedOver
 from roam.lowering.aten.tier_link import FileTier
 from roam.lowering.protocol import Reports
 from roam.options import Options
@@ -155,6 +156,21 @@ class PartitionedGraph:
         Returns an empty dict if this torch was built without the device that is planned for.
         """
         return {} if self.stands_for is not None else probe([gm.graph for gm in graphs], numbers)
+
+    def handed_over(self, captured: Captured) -> tuple[HandedOver, ...]:
+        """Returns the inputs that other graphs have made, as they are in a Problem of this one."""
+        backward = captured.backward
+        gradients: Any = () if backward is None else backward.output_node().args[0]
+        found: list[HandedOver] = []
+        for i, maker in self.graph.makers.items():
+            result = gradients[i] if i < len(gradients) else None
+            names = [
+                captured.problem.buffers[captured.buffer(value(node))].name
+                for node in (self.placeholders[i], result)
+                if isinstance(node, fx.Node)
+            ]
+            found.append(HandedOver(names[0], maker, *names[1:]))
+        return tuple(found)
 
     def numbers(self, args: Sequence[Any]) -> Numbers:
         return Numbers.bind(self.placeholders, args)

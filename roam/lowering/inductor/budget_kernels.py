@@ -99,9 +99,9 @@ class BudgetKernels(InductorKernels):
             )
         super().take(note, one)
 
-    def record(self, note: Note) -> GraphRecord:
+    def record(self, note: Note, one: OneGraph) -> GraphRecord:
         assert self.fit is not None
-        return replace(super().record(note), recomputed=self.fit.recomputed)
+        return replace(super().record(note, one), recomputed=self.fit.recomputed)
 
     def unplanned(self, error: Exception) -> None:
         raise CompileBudgetError(no_plan(self.graph.name, repr(error))) from error

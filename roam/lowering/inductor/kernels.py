@@ -30,7 +30,7 @@ from torch._inductor.utils import BoxedBool
 from roam.capture.graph_names import DynamoGraph
 from roam.capture.step_outputs import gradients_of, own_saved
 from roam.core.folds import Folds
-from roam.inspect.record import GraphRecord
+from roam.inspect.record import GraphRecord, HandedOver
 from roam.inspect.shrunk import ShrunkSaved
 from roam.lowering.aten.plain import mark_boxed, plain
 from roam.lowering.inductor import add_mm  # noqa: F401  # adds its op to Inductor's tables
@@ -256,14 +256,21 @@ class InductorKernels:
         if not one.is_backward:
             self.forward_read = None
         if note is not None and note.complete:
-            self.reports.planned(self.record(note))
+            self.reports.planned(self.record(note, one))
         elif note is not None:
             self.forward_read = note.as_first_phase()
 
-    def record(self, note: Note) -> GraphRecord:
-        """Returns the record of a complete plan, for reports."""
+    def record(self, note: Note, one: OneGraph) -> GraphRecord:
+        """Returns the record of a complete plan, for reports. `one` is the graph compiled last."""
+        gradients = dict(enumerate(one.outputs)) if one.is_backward else {}
+        handed = [
+            HandedOver(f"primals_{i + 1}", maker, note.buffer_name(gradients.get(i)))
+            for i, maker in self.graph.makers.items()
+        ]
         return replace(
-            note.of(self.graph.name), shrunk=ShrunkSaved.of(self.told.shrunk, self.told.left_out)
+            note.of(self.graph.name),
+            shrunk=ShrunkSaved.of(self.told.shrunk, self.told.left_out),
+            handed=tuple(handed),
         )
 
     def unplanned(self, error: Exception) -> None:

@@ -105,6 +105,11 @@ class Note(msgspec.Struct, frozen=True):
             origins=self.origins,
         )
 
+    def buffer_name(self, node: str | None) -> str:
+        """Returns the name of the buffer of an FX node; empty without a node or a buffer."""
+        found = None if node is None else self.named.get(node)
+        return "" if found is None else self.problem.buffers[found].name
+
     def of(self, name: str) -> GraphRecord:
         """Returns the plan as a record for reports.
 
