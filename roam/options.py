@@ -67,8 +67,9 @@ class Options:
             when the graph is compiled. Ops are recomputed in the backward until the budget is kept.
             With ATen's kernels the graphs of a model share the budget: each may take what the
             others leave. What later graphs take is not known when the first is compiled, so it
-            leaves much to them; if the budget is a size, its next runs are planned anew. With Inductor's kernels each graph keeps the budget by itself, and graphs
-            with dynamic sizes run ATen's kernels, with a plan for each size.
+            leaves much to them; if the budget is a size, it is planned anew once its first step has
+            shown what they take. With Inductor's kernels each graph keeps the budget by itself, and
+            graphs with dynamic sizes run ATen's kernels, with a plan for each size.
         offload: the path of a folder, or an `OffloadTo`. Tensors that are saved for the backward
             may move to a file there and come back. Without a budget, tensors move if that lowers
             the peak and no op is planned to wait for them. With a budget, transfers, waits and

@@ -166,7 +166,7 @@ class Fake:
         return self.answer
 
     def ask(self, _: str) -> dict[str, Any]:
-        return {"seconds": 1.0}
+        return {"seconds": 1.0, "system": 0.0}
 
 
 def test_a_run_has_a_row_for_each_entry_and_contender(
