@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 import roam
+from roam.core.budget import Following
 from roam.inspect.measure import measure_peak
 from roam.lowering.aten import kernels
+from roam.lowering.aten.kept_budget import KeptBudget
 from tests.behaviour.budget_loops import (
     ROWS,
     WIDTH,
@@ -117,3 +119,17 @@ def test_gradients_that_are_accumulated_are_there_when_a_graph_is_planned_anew()
         once(run, model, x)
         shares.append(roam.report().step.extra_share)
     assert shares[-1] < shares[0]
+
+
+def test_a_graph_keeps_its_plan_if_none_leaves_to_others_what_they_take(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another plan, which saves more than is left, would end a later step with an error."""
+    too_much = Following(most=2**40, left=0)
+    monkeypatch.setattr(KeptBudget, "news", lambda kept: too_much if kept.seen else None)
+    _, without = trained(loss_apart, once, "roam")
+    first, *later = shares_run_again(loss_apart, persistent_bytes(loss_apart) + without, 3)
+    assert later == [first, first]
+    (said,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "could not be planned anew" in said
+    assert "later graphs take" in said

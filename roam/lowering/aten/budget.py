@@ -104,7 +104,8 @@ def fit(
     Raises:
         BudgetError: no copies and transfers were found with which the plan is within the budget,
             or the budget is less than the persistent bytes.
-        UnplannableError: the graph cannot be planned; for example, a size depends on data.
+        UnplannableError: the graph cannot be planned; for example, a size depends on data. Or no
+            plan was found that leaves to `following` what they take.
     """
     renew_views(joint.graph)
     captured = trial(copied(joint))
@@ -115,11 +116,7 @@ def fit(
         limit = budget.transient(problem.persistent, first.peak, free, others)
     except BudgetError as error:
         raise CompileBudgetError.of(error) from None
-    saved = limit
-    if following is not None:
-        saved = limit - following.most
-    elif others_follow and budget.of is not Of.SHARE:
-        saved = limit // OTHERS
+    saved = limit // OTHERS if others_follow and budget.of is not Of.SHARE else limit
     seconds = sum(op.cost for op in problem.ops)
     unlimited = Unlimited.of(problem, first)
     told = Recomputed(
@@ -134,7 +131,9 @@ def fit(
     search = Searches(joint, captured, first, trial, plan_of, costs, plans, left)
     mixes = Mixes(search, mover)
     mix: Mix | None = None
-    if others_follow:
+    if following is not None:
+        mix = mixes.beside_known(limit, following)
+    elif others_follow:
         mix = mixes.beside_others(budget, limit, saved, unlimited)
     elif limit > 0:
         mix = mixes.cheapest(limit)

@@ -16,9 +16,11 @@ from math import inf
 from torch import fx
 
 from roam.capture.fx_problem import Captured
-from roam.core.budget import Budget
+from roam.core.budget import Budget, Following
+from roam.core.errors import UnplannableError
 from roam.core.machine import Bytes, Seconds
 from roam.core.plan import Plan
+from roam.core.sizes import show_size
 from roam.lowering.aten.budget_search import Best, Searches
 from roam.lowering.aten.footprint import Unlimited
 from roam.lowering.aten.offload import MovedOut, Mover
@@ -193,6 +195,17 @@ class Mixes:
             return Mix(out.joint, out.captured, out.plan, out.stalled, None, out)
         search = self._beside(out)
         return self._mix(search, search.beside_others(budget, limit, saved, unlimited), out)
+
+    def beside_known(self, limit: Bytes, following: Following) -> Mix:
+        """Returns the cheapest mix of copies alone that leaves to other graphs what they take.
+
+        Raises UnplannableError if none is found.
+        """
+        found = self.search.cheapest(limit, following.most)
+        if found is None:
+            took = show_size(following.most)
+            raise UnplannableError(f"no plan was found beside the {took} that later graphs take")
+        return self._mix(self.search, found, None)
 
     @cached_property
     def smallest(self) -> Mix:
