@@ -228,20 +228,27 @@ def reordered(captured: Captured, order: Sequence[OpId]) -> Captured:
 def with_room(captured: Captured, room: Bytes, left: Bytes = 0) -> Captured:
     """Returns `captured`, as if other graphs took `room` bytes between forward and backward.
 
-    Of these they leave `left` bytes behind, which are there during the whole backward.
-    The backward's first op makes the tangents, the gradients of the forward's outputs, which are
-    among those bytes. The others are counted as its scratch space.
+    Of these they leave `left` bytes behind, which are there during the whole backward. The bytes
+    are counted as scratch space of the backward's ops: `room`, if it is more than `left`, of the
+    first one, which makes the tangents, the gradients of the forward's outputs.
     """
     if not room and not left:
         return captured
     ops = list(captured.problem.ops)
-    first = captured.nodes.index(None)  # the op that makes the tangents
-    tangents = sum(captured.problem.buffers[b].size for b in ops[first].creates)
+    first = makes_tangents(captured)
     for i, op in enumerate(ops):
         if i == first or op.phase > 0:
-            beside = max(left, room - tangents) if i == first else left
+            beside = max(left, room) if i == first else left
             ops[i] = msgspec.structs.replace(op, scratch=op.scratch + beside)
     return replace(captured, problem=msgspec.structs.replace(captured.problem, ops=tuple(ops)))
+
+
+def makes_tangents(captured: Captured) -> OpId:
+    """Returns the first op of the backward, which makes the gradients of the forward's outputs.
+
+    Raises ValueError for a graph without a backward.
+    """
+    return captured.nodes.index(None)
 
 
 def with_outputs_dropped(captured: Captured) -> Captured:
@@ -253,7 +260,7 @@ def with_outputs_dropped(captured: Captured) -> Captured:
     """
     if None not in captured.nodes:
         return captured
-    problem, first = captured.problem, captured.nodes.index(None)  # this op makes the tangents
+    problem, first = captured.problem, makes_tangents(captured)
     buffers, ops = list(problem.buffers), list(problem.ops)
     outputs = [b for op in ops[:first] for b in op.creates if buffers[b].kind is Kind.OUTPUT]
     for b in outputs:

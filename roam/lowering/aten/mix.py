@@ -21,6 +21,7 @@ from roam.core.errors import UnplannableError
 from roam.core.machine import Bytes, Seconds
 from roam.core.plan import Plan
 from roam.core.sizes import show_size
+from roam.lowering.aten.budget_graph import makes_tangents
 from roam.lowering.aten.budget_search import Best, Searches
 from roam.lowering.aten.footprint import Unlimited
 from roam.lowering.aten.offload import MovedOut, Mover
@@ -201,7 +202,11 @@ class Mixes:
 
         Raises UnplannableError if none is found.
         """
-        found = self.search.cheapest(limit, following.most)
+        captured = self.search.captured
+        problem = captured.problem
+        tangents = problem.ops[makes_tangents(captured)].creates  # the others have made them
+        room = following.most - sum(problem.buffers[b].size for b in tangents)
+        found = self.search.cheapest(limit, max(0, room))
         if found is None:
             took = show_size(following.most)
             raise UnplannableError(f"no plan was found beside the {took} that later graphs take")
